@@ -1,0 +1,82 @@
+"""The unit every stage passes on: a graph, the module tree it refers to, and what its inputs look like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One positional input: its name in ``forward``, an example shape and its dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of a tensor value in the graph, for the example inputs."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A traced model.
+
+    ``graph`` refers to submodules, parameters and buffers of ``root`` by their original qualified names. A program is a
+    value: passes return a new one and never change the one they were given (its tensors may be shared with the model it
+    was captured from).
+    """
+
+    graph: fx.Graph
+    root: nn.Module
+    """Owner of everything that the graph names. Only what the graph names counts as part of the program."""
+    inputs: tuple[InputSpec, ...]
+    name: str = "Model"
+    """A class name for the emitted module."""
+    notes: tuple[str, ...] = field(default=())
+    """What capture had to decide on the user's behalf, in sentences."""
+
+    @cached_property
+    def module(self) -> fx.GraphModule:
+        """The program as a normal, trainable module with the original state_dict names."""
+        module = fx.GraphModule(self.root, self.graph, class_name=self.name)
+        module.train(self.root.training)
+        return module
+
+    def owner(self, path: str) -> nn.Module:
+        """Return the submodule at a dotted ``path`` (the root for an empty one)."""
+        return self.root.get_submodule(path)
+
+    def attribute(self, path: str) -> Any:
+        """Return the parameter, buffer or plain attribute at a dotted path."""
+        prefix, _, name = path.rpartition(".")
+        return getattr(self.owner(prefix), name)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every (name, parameter or buffer) that the graph uses, each name once, in graph order."""
+        seen: set[str] = set()
+        for node in self.graph.nodes:
+            if node.op == "call_module":
+                module = self.owner(node.target)
+                found: Sequence[tuple[str, torch.Tensor]] = [
+                    *module.named_parameters(node.target),
+                    *module.named_buffers(node.target),
+                ]
+            elif node.op == "get_attr" and isinstance(value := self.attribute(node.target), torch.Tensor):
+                found = [(node.target, value)]
+            else:
+                continue
+            for name, tensor in found:
+                if name not in seen:
+                    seen.add(name)
+                    yield name, tensor
