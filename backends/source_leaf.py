@@ -1,0 +1,167 @@
+"""How a ``torch.nn`` layer is written down: the constructor call that makes one just like it.
+
+One mechanism for every layer: the signature of ``__init__`` says what there is to say, the attribute of the same name
+says what the value is, and a layer built from those values is compared with the original before anything is printed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ..compiler.errors import CompilerError
+from .source_ast import MISSING
+
+CHANNEL_ARGUMENTS = frozenset(
+    {"in_channels", "out_channels", "num_features", "in_features", "out_features", "num_channels", "normalized_shape"}
+    | {"num_parameters", "groups", "num_groups"}
+)
+"""Arguments that count channels."""
+
+POSITIONAL = frozenset(
+    {"in_channels", "out_channels", "num_features", "in_features", "out_features", "normalized_shape"}
+    | {"num_embeddings", "embedding_dim", "embed_dim", "num_heads"}
+)
+"""Arguments that everybody knows by their place."""
+
+_PER_DIMENSION = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding", "output_size"})
+"""Arguments of which one number means the same number in every dimension."""
+
+_PLAIN = frozenset(vars(nn.Module()))
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One constructor argument of a layer."""
+
+    name: str
+    value: Any
+    default: Any = MISSING
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """A call that makes a layer: the class under ``torch.nn`` and all its arguments, in the order of the signature."""
+
+    kind: type[nn.Module]
+    text: str
+    """How the class is called in the file, ``nn.Conv2d``."""
+    arguments: tuple[Argument, ...]
+
+
+def torch_type(module: nn.Module) -> type[nn.Module]:
+    """Return the ``torch.nn`` class that behaves as a module's own class does (a subclass may only add construction)."""
+    own = type(module)
+    for kind in own.__mro__:
+        if kind.__module__.split(".")[:2] == ["torch", "nn"] and kind is not nn.Module and kind.forward is own.forward:
+            return kind
+    return own
+
+
+def stateless(module: nn.Module) -> bool:
+    """Return whether a module owns no parameter and no buffer, so that a copy of it does as well."""
+    return not any(True for _ in module.parameters()) and not any(True for _ in module.buffers())
+
+
+def constructor(module: nn.Module, path: str) -> Constructor:
+    """Return the constructor call of a layer.
+
+    Args:
+        module: A leaf of the graph.
+        path: Its dotted name, for messages.
+
+    Raises:
+        CompilerError: No constructor call of a ``torch.nn`` class makes this layer.
+    """
+    kind = torch_type(module)
+    if getattr(nn, kind.__name__, None) is not kind:
+        raise _inexpressible(module, path, "its class is not one of torch.nn")
+    found = _arguments(module, kind)
+    problem = _difference(module, kind, found)
+    if problem:
+        raise _inexpressible(module, path, problem)
+    return Constructor(kind, f"nn.{kind.__name__}", found)
+
+
+def _inexpressible(module: nn.Module, path: str, why: str) -> CompilerError:
+    return CompilerError(
+        f"layer {path} ({type(module).__name__}) cannot be written as a constructor call: {why}",
+        where=path,
+        hint="leave the python file out of what is emitted, or replace the layer by a torch.nn layer",
+    )
+
+
+@cache
+def _signature(kind: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(kind.__init__).parameters)
+    parameters.pop("self", None)
+    return parameters
+
+
+def _arguments(module: nn.Module, kind: type[nn.Module]) -> tuple[Argument, ...]:
+    found: list[Argument] = []
+    for name, parameter in _signature(kind).items():
+        default = MISSING if parameter.default is parameter.empty else _simplest(name, parameter.default)
+        value = _value(module, name)
+        if name.startswith("_") or name == "device" or value is MISSING or isinstance(value, nn.Module | torch.Tensor):
+            continue
+        value = _simplest(name, value)
+        same_as = {"stride": "kernel_size", "kdim": "embed_dim", "vdim": "embed_dim"}.get(name)
+        if default is None and same_as and value == _simplest(same_as, _value(module, same_as)):
+            value = None
+        found.append(Argument(name, value, default))
+    return tuple(found)
+
+
+def _value(module: nn.Module, name: str) -> Any:
+    if name == "bias":
+        if isinstance(module, nn.MultiheadAttention):
+            return module.in_proj_bias is not None
+        # Without a weight there is no bias to leave out.
+        return module.bias is not None or not getattr(module, "elementwise_affine", True)
+    if name == "add_bias_kv":
+        return getattr(module, "bias_k", None) is not None
+    if name == "dtype":
+        own = {p.dtype for p in module.parameters()}
+        return own.pop() if len(own) == 1 and own != {torch.float32} else None
+    return getattr(module, name, MISSING)
+
+
+def _simplest(name: str, value: Any) -> Any:
+    if not isinstance(value, tuple | list):
+        return value
+    items = tuple(cast(Sequence[Any], value))
+    if (name in _PER_DIMENSION and len(set(items)) == 1) or (name == "normalized_shape" and len(items) == 1):
+        return items[0]
+    return items
+
+
+def _difference(module: nn.Module, kind: type[nn.Module], arguments: Sequence[Argument]) -> str | None:
+    """Build the layer again and say how it differs from the original."""
+    given = {a.name: a.value for a in arguments if a.default is MISSING or repr(a.value) != repr(a.default)}
+    try:
+        with torch.device("meta"):
+            fresh = kind(**given)
+    except Exception as error:  # any refusal at all means that the call is not the right one
+        return f"{kind.__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())}) fails with {error}"
+    ours, theirs = ({k: (tuple(v.shape), v.dtype) for k, v in m.state_dict().items()} for m in (fresh, module))
+    if ours != theirs:
+        return f"its tensors are {_shapes(theirs)}, those of the call's are {_shapes(ours)}"
+    for name, value in vars(fresh).items():
+        if name in _PLAIN or name.startswith("__"):
+            continue
+        if isinstance(value, bool | int | float | str | tuple | list | None):
+            original = getattr(module, name, MISSING)
+            if repr(_simplest(name, original)) != repr(_simplest(name, value)):
+                return f"its {name} is {original!r}, not {value!r}"
+    return None
+
+
+def _shapes(tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, (shape, _) in tensors.items()) or "none"

@@ -1,0 +1,197 @@
+"""Trace a model to a :class:`Program`: symbolic torch.fx tracing with torch.nn modules as leaves.
+
+What differs from plain ``fx.symbolic_trace``:
+
+* ``self.training`` stays live where it is *passed on* (``F.dropout(x, p, self.training)``): it becomes a ``get_attr`` of the
+  root's own flag. Where Python *branches* on it, evaluation mode is captured, and a note says so.
+* library helpers that a stand-alone module could not import are replaced by our own of the same behaviour.
+* failures name the module and the line of the model's own code.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from torch import fx, nn
+
+from . import functional
+from .errors import CaptureError, CompilerError
+from .program import InputSpec, Program
+from .shapes import infer, is_tensor
+
+TRAINING: Final = "training"
+"""Target of the ``get_attr`` node that reads the live train/eval flag."""
+
+_REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
+"""Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
+
+
+class _TrainingFlag(int):
+    """What ``module.training`` is while tracing: False to Python, a graph value to whoever is passed it."""
+
+    branched: list[str]
+    path: str
+
+    def __bool__(self) -> bool:
+        self.branched.append(self.path)
+        return False
+
+
+@contextmanager
+def _training_flags(model: nn.Module, branched: list[str]) -> Iterator[None]:
+    """Let every module's ``training`` be a flag that tells who branches on it."""
+    before: list[tuple[nn.Module, bool]] = []
+    try:
+        for path, module in model.named_modules():
+            before.append((module, module.training))
+            flag = _TrainingFlag(0)
+            flag.branched, flag.path = branched, path
+            module.__dict__["training"] = flag
+        yield
+    finally:
+        for module, training in before:
+            module.__dict__["training"] = training
+
+
+class _Tracer(fx.Tracer):
+    """fx tracing with live training flags."""
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, _TrainingFlag):
+            return self.create_node("get_attr", TRAINING, (), {})
+        if isinstance(a, dict) and type(a) is not dict:  # OrderedDict outputs of segmentation models
+            a = dict(a)
+        return super().create_arg(a)
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
+        if kind == "call_function" and (ours := _REPLACED.get(getattr(target, "__name__", ""))) is not None:
+            target = ours
+        return super().create_node(kind, target, args, kwargs, *rest, **more)
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: torch.Tensor | Sequence[torch.Tensor],
+    *,
+    name: str | None = None,
+) -> Program:
+    """Capture ``model`` once, for evaluation and training alike.
+
+    Args:
+        model: Any traceable module. It is neither changed nor copied: the program shares its parameters.
+        example_inputs: One tensor, or one per positional input of ``forward``. Only shapes and dtypes matter.
+        name: Class name for emitted code; the model's own by default.
+
+    Returns:
+        The program, with shapes inferred for the example inputs and dead code removed.
+
+    Raises:
+        CaptureError: The model cannot be traced, or does not accept these inputs.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    tracer = _Tracer()
+    branched: list[str] = []
+    with _training_flags(model, branched):
+        try:
+            graph = tracer.trace(model)
+        except CompilerError:
+            raise
+        except Exception as error:
+            raise _capture_error(model, tracer, error) from error
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    _drop_optional_inputs(graph, placeholders, len(inputs), model)
+    specs = tuple(
+        InputSpec(node.name, tuple(x.shape), x.dtype) for node, x in zip(placeholders, inputs, strict=False)
+    )
+    notes = [
+        f"{path or type(model).__name__} branches on `training`: its evaluation branch was captured, for train() too"
+        for path in dict.fromkeys(branched)
+    ]
+    class_name = re.sub(r"\W", "_", name or type(model).__name__)
+    program = Program(graph, model, specs, class_name, tuple(notes))
+    infer(program)
+    _make_mutation_explicit(graph, model)
+    eliminate_dead_code(graph)
+    return program
+
+
+def eliminate_dead_code(graph: fx.Graph) -> int:
+    """Erase calls whose result nobody reads (sizes, unused heads); returns how many."""
+    erased = 0
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+            erased += 1
+    return erased
+
+
+def _make_mutation_explicit(graph: fx.Graph, model: nn.Module) -> None:
+    """Let whoever reads a tensor after it was changed in place read the result of that change.
+
+    The graph then says what happens: ``y = x.relu_(); z = conv(x)`` becomes ``z = conv(y)``.
+    """
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        target = node.args[0] if node.args else None
+        if is_tensor(target) and _is_in_place(node, model):
+            target.replace_all_uses_with(node, lambda user, at=position[node]: position[user] > at)
+
+
+def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op == "call_method":
+        return name.endswith("_") and not name.endswith("__")
+    in_place_operator = name in _IN_PLACE_OPERATORS and getattr(node.target, "__module__", "") == "_operator"
+    return node.op == "call_function" and (name.endswith("_") or in_place_operator or bool(node.kwargs.get("inplace")))
+
+
+_IN_PLACE_OPERATORS: Final = frozenset(
+    "iadd isub imul itruediv ifloordiv imod ipow iand ior ixor imatmul".split()
+)
+
+
+def _drop_optional_inputs(graph: fx.Graph, placeholders: list[fx.Node], given: int, model: nn.Module) -> None:
+    required = [node for node in placeholders if not node.args]
+    if given > len(placeholders) or given < len(required):
+        names = ", ".join(node.name for node in placeholders)
+        raise CaptureError(
+            f"{type(model).__name__} takes {len(required)} to {len(placeholders)} inputs ({names}); {given} given",
+            hint="give one example input for each positional argument of forward()",
+        )
+    for node in placeholders[given:]:
+        default = node.args[0]
+        for user in list(node.users):
+            user.args = fx.map_arg(user.args, lambda n, node=node, default=default: default if n is node else n)
+            user.kwargs = fx.map_arg(user.kwargs, lambda n, node=node, default=default: default if n is node else n)
+        graph.erase_node(node)
+
+
+def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> CaptureError:
+    """Name the innermost module being called and the line of the model's code that could not be traced."""
+    stack = getattr(tracer, "module_stack", {})
+    path = next(reversed(stack.values()))[0] if stack else ""
+    try:
+        owner = model.get_submodule(path)
+    except AttributeError:
+        owner = model
+    frames = traceback.extract_tb(error.__traceback__)
+    package = __name__.partition(".")[0]
+    own = [
+        f
+        for f in frames
+        if "/torch/" not in f.filename and f"/{package}/" not in f.filename and not f.filename.endswith("capture.py")
+    ]
+    line = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "unknown line"
+    first = (str(error).splitlines() or [""])[0]
+    return CaptureError(
+        f"cannot trace {type(model).__name__}: {type(error).__name__}: {first}",
+        where=f"{path or 'forward'} ({type(owner).__name__}), {line}",
+        hint="make control flow independent of tensor values there, or compile a submodule that has none",
+    )

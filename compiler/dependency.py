@@ -1,0 +1,205 @@
+"""What the analysis finds: slices, uses, ties, pins, balances, and the groups they close into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import fx
+
+from .labels import Atoms, ChannelLabels
+
+Classes = npt.NDArray[np.int64]
+"""Indices of channel classes: atoms that live and die together."""
+
+
+class Role(Enum):
+    """What a tensor axis does with the channels along it."""
+
+    PRODUCES = "produces"
+    CONSUMES = "consumes"
+    CARRIES = "carries"
+
+
+@dataclass(frozen=True, eq=False)
+class ParamSlice:
+    """Axis ``axis`` of parameter or buffer ``name`` is indexed by ``atoms``.
+
+    Two-dimensional atoms (groups, channels per group) belong to axis 1 of a grouped convolution's weight.
+    """
+
+    name: str
+    axis: int
+    atoms: Atoms
+    role: Role
+    node: str
+    kind: str
+    """Operation key of the reader ("conv", "batch_norm"), which criteria and the cost model go by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Count:
+    """A number that follows the channels: how many rows of ``cells`` keep at least one channel.
+
+    With ``widest``, how many channels the widest row keeps (the last axis of a tensor with several channel axes).
+    """
+
+    cells: Atoms
+    """Shape (rows, channels per row)."""
+    widest: bool = False
+
+
+@dataclass(frozen=True)
+class AttrUse:
+    """Attribute ``attribute`` of the leaf module ``owner`` is a count of channels (``out_channels``, ``groups``).
+
+    ``item`` picks an entry of a tuple attribute (``normalized_shape``).
+    """
+
+    owner: str
+    attribute: str
+    count: Count
+    item: int | None = None
+
+
+@dataclass(frozen=True)
+class ArgUse:
+    """Parameter ``name`` of functional node ``node`` holds counts: ``template`` mirrors its value, with :class:`Count`
+    leaves where channels are counted and KEEP where the written value stays."""
+
+    node: fx.Node
+    key: str
+    name: str
+    template: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """A tensor that is nothing but positions of ``source`` along one axis, however many moves it took to get there."""
+
+    source: fx.Node
+    axis: int
+    positions: Atoms
+    """Position in ``source`` of each position of the result along the same axis."""
+    path: tuple[fx.Node, ...]
+    """The moves in between, whose labels have several axes."""
+
+
+class _Keep:
+    def __repr__(self) -> str:
+        return "KEEP"
+
+
+KEEP = _Keep()
+
+
+@dataclass(frozen=True, eq=False)
+class Tie:
+    """``a[i]`` and ``b[i]`` live and die together."""
+
+    a: Atoms
+    b: Atoms
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Pin:
+    """These atoms stay."""
+
+    atoms: Atoms
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Balance:
+    """Every row of ``cells`` that keeps anything must keep the same number.
+
+    ``partner`` is the other side of a grouped convolution (input cells against output cells): row i of one may be emptied
+    only together with row i of the other. Without a partner rows may not be emptied, unless ``droppable``.
+    """
+
+    cells: Atoms
+    node: str
+    reason: str
+    partner: Atoms | None = None
+    droppable: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Classes of a group from which channels are chosen together: every cell keeps the same fraction.
+
+    Keeping ``size * level / levels`` of each cell satisfies every balance that made the cells (levels = gcd of the sizes).
+    """
+
+    cells: tuple[Classes, ...]
+    levels: int
+    pinned: npt.NDArray[np.bool_]
+    """Per class of ``np.concatenate(cells)``: whether it must stay."""
+
+    @property
+    def classes(self) -> Classes:
+        """All classes of the block, cell by cell."""
+        return np.concatenate(self.cells)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Layers whose output channels are coupled."""
+
+    name: str
+    """The first layer, in graph order, that gives the group its channels."""
+    layers: tuple[str, ...]
+    """Producers: layers whose output channels belong to the group, in graph order."""
+    classes: Classes
+    blocks: tuple[Block, ...]
+    pins: tuple[Pin, ...]
+    """Why something in the group stays; empty when all of it may go."""
+
+    @property
+    def width(self) -> int:
+        """Number of channel classes."""
+        return len(self.classes)
+
+    @property
+    def prunable(self) -> int:
+        """Number of classes that may be removed (not counting the rule that no layer is emptied)."""
+        return int(sum((~b.pinned).sum() for b in self.blocks))
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelDependencies:
+    """The channel-dependency analysis of one program."""
+
+    class_of: npt.NDArray[np.int64]
+    """Atom -> class."""
+    groups: tuple[ChannelGroup, ...]
+    labels: Mapping[fx.Node, Any]
+    """Node -> ChannelLabels (tuples and dicts of them for such values)."""
+    slices: tuple[ParamSlice, ...]
+    attributes: tuple[AttrUse, ...]
+    arguments: tuple[ArgUse, ...]
+    ties: tuple[Tie, ...]
+    pins: tuple[Pin, ...]
+    balances: tuple[Balance, ...]
+    norms: Mapping[str, Atoms]
+    """Node of a normalisation over channels -> atoms along the normalised axis ((groups, channels) for group norm)."""
+    gathers: Mapping[fx.Node, Gather] = field(default_factory=dict[fx.Node, Gather])
+    """Results of movement that may have to be rewritten to one gather, since what is kept need not be a rectangle."""
+    shared: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Name of a parameter -> the first name of the same tensor (weight tying)."""
+
+    def group_of(self, layer: str) -> ChannelGroup | None:
+        """Return the group that holds the output channels of ``layer``."""
+        return next((g for g in self.groups if layer in g.layers), None)
+
+    def labels_of(self, node: fx.Node) -> ChannelLabels:
+        """Return the labels of a tensor node."""
+        found = self.labels.get(node)
+        return found if isinstance(found, ChannelLabels) else ChannelLabels()

@@ -1,0 +1,137 @@
+"""From classes to groups and blocks: what is chosen together.
+
+A *group* is what a person calls coupled layers: classes that share a producer, or a balance. Inside a group the classes that
+touch the same producers form one *block* with one ratio; balances cut blocks into *cells* of which each must keep the same
+fraction. With several balances over the same classes the cells are the intersections; keeping ``size * level / levels`` of
+every cell (levels = gcd of the cell sizes) satisfies all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from .dependency import Balance, Block, ChannelGroup, Classes, ParamSlice, Pin, Role
+from .rules.registry import RuleContext
+
+Ints = npt.NDArray[np.int64]
+
+
+def group_classes(ctx: RuleContext, class_of: Ints) -> tuple[ChannelGroup, ...]:
+    """Close the declarations of an analysis into groups, in the order of their first producer."""
+    count = int(class_of.max()) + 1 if len(class_of) else 0
+    producers = [s for s in ctx.slices if s.role is Role.PRODUCES]
+    axes = [class_of[s.atoms.ravel()] for s in producers]
+    component = _components(count, [*axes, *(class_of[b.cells.ravel()] for b in ctx.balances)])
+    pinned = np.zeros(count, dtype=np.bool_)
+    for pin in ctx.pins:
+        pinned[class_of[pin.atoms]] = True
+    cell_of, ratio_of = _cells(class_of, count, ctx.balances)
+    signature = _signatures(count, axes)
+    used = np.zeros(count, dtype=np.bool_)
+    for s in ctx.slices:
+        used[class_of[s.atoms.ravel()]] = True
+    names = _names(ctx, producers)
+    members: dict[int, list[int]] = {}
+    order = np.argsort(component, kind="stable")
+    bounds = np.flatnonzero(np.diff(component[order])) + 1
+    for chunk in np.split(order, bounds):
+        members[int(component[chunk[0]])] = chunk  # type: ignore[assignment]
+    layers: dict[int, dict[str, None]] = {}
+    for s, axis in zip(producers, axes, strict=True):
+        for c in np.unique(component[axis]):
+            layers.setdefault(int(c), {})[names[s.name]] = None
+    pins = _pins_by_component(ctx.pins, class_of, component)
+    groups: list[tuple[int, ChannelGroup]] = []
+    for c, raw in members.items():
+        classes = np.asarray(raw, dtype=np.int64)
+        if c not in layers and not used[classes].any():
+            continue  # channels that no parameter sees (an input's)
+        title = tuple(layers.get(c, {}))
+        blocks = _blocks(classes, signature, cell_of, ratio_of, pinned)
+        name = title[0] if title else _carrier(ctx, class_of, classes)
+        groups.append((int(classes[0]), ChannelGroup(name, title, classes, blocks, tuple(pins.get(c, ())))))
+    return tuple(g for _, g in sorted(groups, key=lambda pair: pair[0]))
+
+
+def _components(count: int, sets: Sequence[Ints]) -> Ints:
+    """Connected components of classes, where each set is connected."""
+    pairs = [(np.full(len(s) - 1, s[0]), s[1:]) for s in sets if len(s) > 1]
+    if not pairs:
+        return np.arange(count, dtype=np.int64)
+    a, b = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+    graph = sparse.coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
+    return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _cells(class_of: Ints, count: int, balances: Sequence[Balance]) -> tuple[Ints, Ints]:
+    """Return, per class, the cell that it is in (-1 for none) and the balance component that the cell belongs to."""
+    cell = np.full(count, -1, dtype=np.int64)
+    fresh = 0
+    for balance in balances:
+        rows = class_of[balance.cells]
+        flat = rows.ravel()
+        row = np.repeat(np.arange(len(rows)), rows.shape[1])
+        if len(np.unique(flat)) < len(flat):  # a class in two rows: each row keeps it or none does
+            unique, first = np.unique(flat, return_index=True)
+            flat, row = unique, row[first]
+        # Refine: a class's new cell is the pair (old cell, row).
+        _, inverse = np.unique(np.stack([cell[flat], row]), axis=1, return_inverse=True)
+        cell[flat] = fresh + inverse.ravel()
+        fresh += int(inverse.max()) + 1
+    component = _components(count, [np.unique(class_of[b.cells]) for b in balances])
+    return cell, component
+
+
+def _signatures(count: int, axes: Sequence[Ints]) -> Ints:
+    """Return a number per class that two classes share when the same producers have them."""
+    signature = np.zeros(count, dtype=np.uint64)
+    generator = np.random.default_rng(0)
+    for axis in axes:
+        unique = np.unique(axis)
+        signature[unique] += generator.integers(1, 1 << 62, dtype=np.uint64)
+    return np.unique(signature, return_inverse=True)[1].astype(np.int64)
+
+
+def _blocks(classes: Classes, signature: Ints, cell_of: Ints, component: Ints, pinned: Any) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    free = classes[cell_of[classes] < 0]
+    for key in dict.fromkeys(signature[free].tolist()):
+        chosen = free[signature[free] == key]
+        blocks.append(Block((chosen,), len(chosen), pinned[chosen]))
+    bound = classes[cell_of[classes] >= 0]
+    for key in dict.fromkeys(component[bound].tolist()):
+        inside = bound[component[bound] == key]
+        cells = tuple(inside[cell_of[inside] == c] for c in dict.fromkeys(cell_of[inside].tolist()))
+        levels = int(np.gcd.reduce([len(c) for c in cells]))
+        blocks.append(Block(cells, levels, pinned[np.concatenate(cells)]))
+    return tuple(blocks)
+
+
+def _names(ctx: RuleContext, producers: Sequence[ParamSlice]) -> dict[str, str]:
+    """Parameter name -> layer name: the module's path, or the parameter itself where it is used functionally."""
+    names: dict[str, str] = {}
+    for s in producers:
+        owner, _, leaf = s.name.rpartition(".")
+        names[s.name] = owner if leaf == "weight" and owner else s.name
+    del ctx
+    return names
+
+
+def _carrier(ctx: RuleContext, class_of: Ints, classes: Classes) -> str:
+    inside = set(classes.tolist())
+    found = next((s.name for s in ctx.slices if int(class_of[s.atoms.ravel()[0]]) in inside), "")
+    return found or f"class {int(classes[0])}"
+
+
+def _pins_by_component(pins: Sequence[Pin], class_of: Ints, component: Ints) -> dict[int, list[Pin]]:
+    found: dict[int, list[Pin]] = {}
+    for pin in pins:
+        for c in np.unique(component[class_of[pin.atoms]]):
+            found.setdefault(int(c), []).append(pin)
+    return found

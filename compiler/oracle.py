@@ -1,0 +1,186 @@
+"""The mask oracle: the original graph, run so that removed channels contribute nothing.
+
+It knows nothing of labels, groups or slicing: it reads the plan (what was kept of every original tensor) and the original
+program, and interprets that graph with
+
+* the weights of every convolution and linear layer zeroed where they read a removed channel,
+* every normalisation over channels computed over the kept ones.
+
+Everything runs in float64 and evaluation mode, one layer's weights converted at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .capture import TRAINING
+from .ops import Call, normalise
+from .plan import Kept, Plan
+from .program import Program
+from .shapes import concrete
+
+
+class MaskedOriginal(fx.Interpreter):
+    """Interpret ``program`` as its masked self under ``plan``."""
+
+    def __init__(self, program: Program, plan: Plan) -> None:
+        super().__init__(_Owner(program), graph=program.graph)
+        self.program = program
+        self.plan = plan
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Execute one node in float64."""
+        if n.op == "get_attr":
+            if n.target == TRAINING:
+                return False
+            value = self.program.attribute(str(n.target))
+            return double(value) if isinstance(value, Tensor) else value
+        if n.op not in ("call_module", "call_function", "call_method"):
+            return super().run_node(n)
+        call = normalise(self.program, n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        norm = self.plan.norms.get(n.name)
+        if norm is not None:
+            return self._masked_norm(call, args[0], norm)
+        if n.op == "call_module":
+            return self._module(call, args, kwargs)
+        if call.key in ("conv", "conv_transpose", "linear"):
+            args, kwargs = self._mask_functional(call, args, kwargs)
+        target = getattr(args[0], str(n.target)) if n.op == "call_method" else n.target
+        return target(*(args[1:] if n.op == "call_method" else args), **kwargs)  # type: ignore[operator]
+
+    def _module(self, call: Call, args: Any, kwargs: Any) -> Any:
+        path = str(call.node.target)
+        module = self.program.owner(path)
+        frozen = copy.deepcopy(module) if module._modules else copy.copy(module)
+        frozen.eval()
+        state = {k: double(v) for k, v in [*module.named_parameters(), *module.named_buffers()]}
+        if call.key in ("conv", "conv_transpose", "linear"):
+            state["weight"] = self._masked_weight(call, f"{path}.weight", state["weight"], call["groups"] if "groups" in call.params else 1)
+        return torch.func.functional_call(frozen, state, args, kwargs)
+
+    def _mask_functional(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        source = call["weight"]
+        while isinstance(source, fx.Node) and source.op != "get_attr" and source.args:
+            source = source.args[0]
+        if not isinstance(source, fx.Node) or source.op != "get_attr":
+            return args, kwargs
+        groups = concrete(call.params.get("groups", 1))
+
+        def masked(weight: Tensor) -> Tensor:
+            return self._masked_weight(call, str(source.target), weight, groups)
+
+        if len(args) > 1:
+            return (args[0], masked(args[1]), *args[2:]), kwargs
+        return args, {**kwargs, "weight": masked(kwargs["weight"])}
+
+    def _masked_weight(self, call: Call, name: str, weight: Tensor, groups: int) -> Tensor:
+        """Zero what reads removed channels: axis 1 of [O, I, ...], axis 0 of a transposed convolution's [I, O, ...]."""
+        kept = self.plan.kept.get(name, {})
+        consumer = 0 if call.key == "conv_transpose" else 1
+        if consumer not in kept:
+            return weight
+        mask = torch.zeros_like(weight)
+        indices = kept[consumer]
+        if indices and isinstance(indices[0], list):
+            rows = weight.shape[0] // groups
+            remaining = sorted({row // rows for row in _flat(kept.get(0, list(range(weight.shape[0]))))})
+            for group, columns in zip(remaining, indices, strict=True):
+                for column in columns:  # type: ignore[union-attr]
+                    mask[group * rows : (group + 1) * rows, column] = 1.0
+        else:
+            mask.index_fill_(consumer, torch.tensor(indices, dtype=torch.int64), 1.0)
+        return weight * mask
+
+    def _masked_norm(self, call: Call, x: Tensor, kept: Kept) -> Tensor:
+        weight, bias = (self._parameter(call, name) for name in ("weight", "bias"))
+        if call.key == "group_norm":
+            return _masked_group_norm(x, concrete(call["num_groups"]), kept, weight, bias, call["eps"], self._rows(call))
+        shape = concrete(call["normalized_shape"])
+        dims = 1 if isinstance(shape, int) else len(shape)
+        return _masked_layer_norm(x, dims, _flat(kept), weight, bias, call["eps"])
+
+    def _parameter(self, call: Call, name: str) -> Tensor | None:
+        value = call.params.get(name)
+        if isinstance(value, fx.Node):
+            return self.env[value]
+        return double(value) if isinstance(value, Tensor) else None
+
+    def _rows(self, call: Call) -> list[int] | None:
+        """Kept channels of a group norm, if its weight tells them: which groups remain follows."""
+        value = call.params.get("weight")
+        name = f"{call.owner}.weight" if isinstance(value, Tensor) else str(value.target) if isinstance(value, fx.Node) else ""
+        kept = self.plan.kept.get(name, {})
+        return _flat(kept[0]) if 0 in kept else None
+
+
+def _masked_layer_norm(
+    x: Tensor, dims: int, kept: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over the last ``dims`` axes, with the statistics of the kept channels only.
+
+    The pruned axis is the one along which the kept indices fit; all others are whole.
+    """
+    axis = _pruned_axis(x, dims, kept, weight)
+    inside = x.index_select(axis, torch.tensor(kept))
+    over = list(range(x.ndim - dims, x.ndim))
+    mean = inside.mean(over, keepdim=True)
+    var = inside.var(over, unbiased=False, keepdim=True)
+    y = (x - mean) / torch.sqrt(var + eps)
+    y = y * weight if weight is not None else y
+    return y + bias if bias is not None else y
+
+
+def _pruned_axis(x: Tensor, dims: int, kept: list[int], weight: Tensor | None) -> int:
+    del weight
+    fits = [a for a in range(x.ndim - dims, x.ndim) if x.shape[a] > max(kept)]
+    return fits[0]
+
+
+def _masked_group_norm(
+    x: Tensor,
+    groups: int,
+    kept: Kept,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    rows: Sequence[int] | None,
+) -> Tensor:
+    """Per group, over its kept channels and all positions; groups without a kept channel come out zero."""
+    per_group = x.shape[1] // groups
+    remaining = sorted({r // per_group for r in rows}) if rows is not None else list(range(groups))
+    y = torch.zeros_like(x)
+    for group, columns in zip(remaining, kept, strict=True):
+        block = x[:, group * per_group : (group + 1) * per_group]
+        inside = block[:, columns].flatten(1)
+        shape = [-1] + [1] * (x.ndim - 1)
+        mean, var = inside.mean(1).view(shape), inside.var(1, unbiased=False).view(shape)
+        y[:, group * per_group : (group + 1) * per_group] = (block - mean) / torch.sqrt(var + eps)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    y = y * weight.view(shape) if weight is not None else y
+    return y + bias.view(shape) if bias is not None else y
+
+
+class _Owner(nn.Module):
+    """What fx.Interpreter wants of a module, without building one."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.graph = program.graph
+
+
+def double(tensor: Tensor) -> Tensor:
+    """Return the tensor in float64 if it holds real numbers."""
+    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
+
+
+def _flat(kept: Kept) -> list[int]:
+    return [i for part in kept for i in (part if isinstance(part, list) else [part])]
+
+
+__all__ = ["MaskedOriginal", "double"]

@@ -1,0 +1,181 @@
+"""The exactness check: compact(x) == masked(x) in float64, on random batches of two sizes.
+
+    max |compact - masked| <= 1e-9 max |masked|
+
+The second batch has another spatial size too where the original accepts one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ProofError
+from .oracle import MaskedOriginal
+from .plan import Plan
+from .program import InputSpec, Program
+
+TOLERANCE: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One random batch."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    error: float
+    """max |compact - masked|."""
+    scale: float
+    """max |masked|."""
+
+    @property
+    def relative(self) -> float:
+        """The error relative to the largest output."""
+        return self.error / self.scale if self.scale > 0 else self.error
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Outcome of the check."""
+
+    trials: tuple[Trial, ...]
+    vacuous: bool
+    """Whether the original's output did not depend on its input, so that the check says little."""
+
+    @property
+    def error(self) -> float:
+        """The largest relative error."""
+        return max((t.relative for t in self.trials), default=0.0)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every trial is within tolerance."""
+        return all(t.error <= TOLERANCE * t.scale or t.error == 0.0 for t in self.trials)
+
+    def require(self) -> Proof:
+        """Return self if the proof holds.
+
+        Raises:
+            ProofError: It does not.
+        """
+        if not self.holds:
+            worst = max(self.trials, key=lambda t: t.relative)
+            raise ProofError(
+                f"the compact model differs from the masked original by {worst.relative:.3g} (tolerance {TOLERANCE:g})",
+                where=f"input {worst.shapes}",
+                hint="this is a bug of secateur: please report the model and the pipeline",
+            )
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form stored in reports."""
+        return {
+            "error": self.error,
+            "tolerance": TOLERANCE,
+            "dtype": "float64",
+            "holds": self.holds,
+            "vacuous": self.vacuous,
+            "trials": [{"shapes": [list(s) for s in t.shapes], "error": t.error, "scale": t.scale} for t in self.trials],
+        }
+
+
+def prove(
+    original: Program,
+    compact: nn.Module,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Proof:
+    """Compare a compact module with the masked original.
+
+    Args:
+        original: The program as captured.
+        compact: The rewritten module; not changed.
+        plan: What was kept of the original's tensors.
+        seed: Of the random inputs.
+        progress: Told what is being run.
+
+    Returns:
+        The outcome; call :meth:`Proof.require` to turn a failure into an error.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    double_compact = copy.deepcopy(compact).double().eval()
+    masked = MaskedOriginal(original, plan)
+    trials: list[Trial] = []
+    outputs: list[list[Tensor]] = []
+    with torch.no_grad(), _float64():
+        for number, candidates in enumerate(_input_shapes(original.inputs)):
+            for shapes in candidates:
+                inputs = [_random(s, i, generator) for s, i in zip(shapes, original.inputs, strict=True)]
+                progress(f"proving on {' and '.join('x'.join(map(str, s)) for s in shapes)}")
+                try:
+                    expected = masked.run(*inputs)
+                except Exception:
+                    if shapes is candidates[-1]:
+                        raise
+                    continue  # the original does not take this size
+                trials.append(_compare(shapes, double_compact(*inputs), expected))
+                outputs.append(_tensors(expected))
+                break
+            del number
+    return Proof(tuple(trials), all(_constant(x) for x in (outputs[-1] if outputs else [])))
+
+
+def _input_shapes(inputs: Sequence[InputSpec]) -> list[list[tuple[tuple[int, ...], ...]]]:
+    """Two batch sizes; for the second, other spatial sizes are tried first."""
+    first = tuple((2, *i.shape[1:]) for i in inputs)
+    same = tuple((3, *i.shape[1:]) for i in inputs)
+    smaller = tuple((3, *i.shape[1:2], *(_smaller(s) for s in i.shape[2:])) for i in inputs)
+    return [[first], [smaller, same] if smaller != same else [same]]
+
+
+def _smaller(size: int) -> int:
+    """A spatial size below ``size`` that strides of 32 still divide, if there is one."""
+    return max(32, int(size * 0.72) // 32 * 32) if size > 32 else size
+
+
+def _random(shape: tuple[int, ...], spec: InputSpec, generator: torch.Generator) -> Tensor:
+    if spec.dtype.is_floating_point:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randint(0, 2, shape, generator=generator).to(spec.dtype)
+
+
+def _compare(shapes: tuple[tuple[int, ...], ...], actual: Any, expected: Any) -> Trial:
+    mine, theirs = _tensors(actual), _tensors(expected)
+    if [t.shape for t in mine] != [t.shape for t in theirs]:
+        raise ProofError(f"the compact model returns {[tuple(t.shape) for t in mine]}, the original {[tuple(t.shape) for t in theirs]}")
+    error = max((float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=True) if a.numel()), default=0.0)
+    scale = max((float(b.abs().max()) for b in theirs if b.numel()), default=0.0)
+    return Trial(shapes, float("inf") if error != error else error, scale)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for key in sorted(value) for t in _tensors(value[key])]
+    if isinstance(value, (tuple, list)):
+        return [t for part in value for t in _tensors(part)]
+    return []
+
+
+def _constant(output: Tensor) -> bool:
+    """Whether all samples of a batch got the same result."""
+    return output.ndim > 0 and bool((output - output[:1]).abs().max() <= 1e-12 * output.abs().max())
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

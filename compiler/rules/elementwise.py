@@ -1,0 +1,143 @@
+"""Elementwise operations: what stands side by side lives and dies together.
+
+Operands are aligned as broadcasting aligns them. Where two of them vary along an axis their channels are tied; an axis of
+size 1 that is broadcast aligns nothing, so whatever single channel stands there has to stay; an operand that is fixed along
+a labelled axis pins the channels of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..labels import ChannelLabels, Factor
+from ..ops import Call
+from ..shapes import is_tensor
+from .registry import RuleContext, rule
+
+
+@rule("unary")
+def unary(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """Activations, dropout, casts: the same channels."""
+    return ctx.regular(ctx.labels(call.input), "an elementwise operation needs full rows")
+
+
+@rule("create_like")
+def create_like(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """``x.new_zeros(...)`` takes nothing but the type of x."""
+    return ChannelLabels(origin=f"{call.title} ({ctx.node})")
+
+
+@rule("binary")
+def binary(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """Add, multiply, compare ... two tensors or a tensor and a number."""
+    return align(ctx, call, [call.input, call["other"]])
+
+
+@rule("where")
+def where(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """Choose between two tensors by a third."""
+    return align(ctx, call, [call["condition"], call.input, call["other"]])
+
+
+@rule("softmax")
+def softmax(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """Each value depends on all along ``dim``: those need one label, the others keep theirs."""
+    labels, rank = ctx.labels(call.input), len(ctx.shape(call.input))
+    if call["dim"] is None:
+        return ctx.unknown(call, "softmax without a dimension")
+    factor = labels.factor_at(call["dim"] % rank)
+    if factor is not None:
+        kept = ctx.collapse(factor, call["dim"] % rank, "softmax mixes the channels along this axis")
+        rest = labels.without(call["dim"] % rank)
+        labels = ChannelLabels((*rest, *([kept] if kept else [])), labels.origin)
+    return ctx.regular(labels, "softmax needs full rows")
+
+
+@rule("glu")
+def glu(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """a * sigmoid(b) for the two halves a, b of axis ``dim``: the halves are tied."""
+    labels, shape = ctx.labels(call.input), ctx.shape(call.input)
+    axis = call["dim"] % len(shape)
+    factor = labels.factor_at(axis)
+    if factor is None:
+        return labels
+    half = np.arange(shape[axis] // 2)
+    first, second = labels.taken(axis, half), labels.taken(axis, half + len(half))
+    for a, b in zip(first.factors, second.factors, strict=True):
+        ctx.tie(a.atoms, b.atoms, "the two halves of a gated linear unit")
+    return ctx.regular(first, "a gated linear unit needs full rows")
+
+
+def align(ctx: RuleContext, call: Call, operands: Sequence[Any]) -> ChannelLabels:
+    """Tie the labels of operands under broadcasting and return those of the result."""
+    tensors = [t for t in operands if is_tensor(t)]
+    if len(tensors) == 1:
+        return ctx.regular(ctx.labels(tensors[0]), "an elementwise operation needs full rows")
+    rank = max(len(ctx.shape(t)) for t in tensors)
+    shapes = [(1,) * (rank - len(ctx.shape(t))) + ctx.shape(t) for t in tensors]
+    shifted = [
+        ctx.labels(t).renamed(lambda a, s=rank - len(ctx.shape(t)): a + s) for t in tensors
+    ]
+    result = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    shifted = [_pin_broadcast(ctx, x, s, result) for x, s in zip(shifted, shapes, strict=True)]
+    factors: list[Factor] = []
+    for axes in _connected([f.axes for x in shifted for f in x.factors]):
+        factor = _combine(ctx, axes, shifted, shapes, call)
+        if factor is not None:
+            factors.append(factor)
+    origin = next((x.origin for x in shifted if not x.factors and x.origin), "")
+    return ctx.regular(ChannelLabels(tuple(factors), origin), "an elementwise operation needs full rows")
+
+
+def _pin_broadcast(
+    ctx: RuleContext, labels: ChannelLabels, shape: Sequence[int], result: Sequence[int]
+) -> ChannelLabels:
+    for axis, (own, full) in enumerate(zip(shape, result, strict=True)):
+        factor = labels.factor_at(axis) if own == 1 < full else None
+        if factor is not None:
+            ctx.pin(factor.atoms, "one channel is broadcast over many")
+            labels = ChannelLabels(labels.without(axis), labels.origin)
+    return labels
+
+
+def _connected(sets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Merge axis sets that overlap."""
+    merged: list[set[int]] = []
+    for axes in sets:
+        overlapping = [m for m in merged if m & set(axes)]
+        merged = [m for m in merged if not m & set(axes)] + [set(axes).union(*overlapping)]
+    return [tuple(sorted(m)) for m in merged]
+
+
+def _combine(
+    ctx: RuleContext,
+    axes: tuple[int, ...],
+    operands: Sequence[ChannelLabels],
+    shapes: Sequence[Sequence[int]],
+    call: Call,
+) -> Factor | None:
+    """Tie the operands over one connected set of axes; ``None`` if the channels there cannot be removed."""
+    full: list[Factor] = []
+    partial: list[Factor] = []
+    fixed_by = ""
+    for labels, shape in zip(operands, shapes, strict=True):
+        varying = tuple(a for a in axes if shape[a] > 1)
+        mine = [f for f in labels.factors if set(f.axes) & set(axes)]
+        covered = {a for f in mine for a in f.axes}
+        if not set(varying) <= covered or len(mine) > 1:
+            fixed_by = labels.origin or "an operand without channels along this axis"
+            partial += mine
+        elif mine:
+            (full if mine[0].axes == axes else partial).append(mine[0])
+    if not full or fixed_by:
+        for factor in [*full, *partial]:
+            ctx.pin(factor.atoms, f"combined by {call.title} with {fixed_by or 'another arrangement of channels'}")
+        return None
+    for factor in partial:
+        ctx.pin(factor.atoms, "one value serves a whole row of channels")
+    for other in full[1:]:
+        ctx.tie(full[0].atoms, other.atoms, f"{call.title} of aligned channels")
+    return full[0]

@@ -1,0 +1,179 @@
+"""Moves that only rearrange channels, and when what remains of them can be rebuilt.
+
+A move changes positions, never values, so it couples nothing by itself. But after pruning its result must be a full tensor
+again. Along one axis that is always so. Where a move splits the channel axis (``view(n, 2, c // 2, h, w)``), what is kept
+need not be a rectangle; then
+
+* if a later move merges the axes again (a channel shuffle), the chain of moves is one gather from where it started, and no
+  constraint is needed: :class:`Gather` records it;
+* if something else reads the rectangle, that operation asks for balanced rows (``RuleContext.regular``);
+* if neither can be rebuilt, rows are tied position by position, which every move preserves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ..dependency import KEEP, Count, Gather
+from ..labels import Atoms, ChannelLabels, Factor, squeeze_constant
+from ..ops import Call
+from ..program import TensorSpec
+from .registry import Labels, RuleContext
+from ..shapes import concrete, shape_of, value_of
+
+Mover = Callable[[ChannelLabels], Labels]
+"""Labels before -> labels after: a pure function of the call."""
+
+_LARGEST_SIMULATION = 1 << 26
+
+
+def move(ctx: RuleContext, call: Call, mover: Mover) -> Labels:
+    """Apply a move to the labels of the call's input, keeping track of chains of moves."""
+    labels = ctx.labels(call.input)
+    moved = mover(labels)
+    several = [f for f in labels.factors if len(f.axes) > 1]
+    if not several and not _any_several(moved):
+        return moved
+    source = ctx.chains.get(call.input) if several else call.input
+    if source is not None:
+        ctx.chains[call.node] = source
+        if isinstance(moved, ChannelLabels) and several and not _any_several(moved):
+            _end_chain(ctx, call.node, source)
+    elif several and not _keeps_order(labels, mover):
+        for factor in several:
+            tie_rows(ctx, factor, "moved in an order that equal counts do not survive")
+    return moved
+
+
+def element(ctx: RuleContext, node: fx.Node, parent: fx.Node, labels: Labels) -> Labels:
+    """One result of a move with several (split, unbind)."""
+    source = ctx.chains.get(parent)
+    if source is not None and isinstance(labels, ChannelLabels):
+        ctx.chains[node] = source
+        if not _any_several(labels):
+            _end_chain(ctx, node, source)
+    return labels
+
+
+def _any_several(labels: Labels) -> bool:
+    if isinstance(labels, tuple):
+        return any(_any_several(x) for x in labels)
+    return isinstance(labels, ChannelLabels) and any(len(f.axes) > 1 for f in labels.factors)
+
+
+def _end_chain(ctx: RuleContext, node: fx.Node, source: fx.Node) -> None:
+    path = _path(node, source)
+    gather = as_gather(ctx, node, source, path)
+    if gather is not None:
+        ctx.gathers[node] = gather
+        return
+    for step in path[:-1]:
+        labels = ctx.env.get(step)
+        for factor in labels.factors if isinstance(labels, ChannelLabels) else ():
+            if len(factor.axes) > 1:
+                tie_rows(ctx, factor, "a chain of moves that no gather can replace")
+
+
+def _path(node: fx.Node, source: fx.Node) -> tuple[fx.Node, ...]:
+    """Return the moves from after ``source`` to ``node``, in order."""
+    path = [node]
+    while path[-1].args[0] is not source:
+        path.append(path[-1].args[0])  # type: ignore[arg-type]
+    return tuple(reversed(path))
+
+
+def as_gather(ctx: RuleContext, node: fx.Node, source: fx.Node, path: tuple[fx.Node, ...]) -> Gather | None:
+    """Run the moves on a tensor of positions; a gather along one axis is recognised by its result."""
+    shape = shape_of(source)
+    factors = ctx.labels(source).factors
+    if len(factors) != 1 or len(factors[0].axes) != 1 or int(np.prod(shape)) > _LARGEST_SIMULATION:
+        return None
+    axis = factors[0].axes[0]
+    start = torch.arange(int(np.prod(shape))).reshape(shape)
+    values: dict[fx.Node, Any] = {source: start}
+    for step in path:
+        values[step] = run_move(step, values[step.args[0]])  # type: ignore[index]
+    result: torch.Tensor = values[node]
+    if result.ndim != start.ndim or [s for a, s in enumerate(result.shape) if a != axis] != [
+        s for a, s in enumerate(shape) if a != axis
+    ]:
+        return None
+    stride = int(np.prod(shape[axis + 1 :]))
+    first = result
+    for other in range(result.ndim):
+        if other != axis:
+            first = first.narrow(other, 0, 1)
+    positions = (first.reshape(-1) // stride) % shape[axis]
+    if not torch.equal(start.index_select(axis, positions), result):
+        return None
+    return Gather(source, axis, positions.numpy().astype(np.int64), path[:-1])
+
+
+def run_move(node: fx.Node, value: Any) -> Any:
+    """Execute one move on ``value`` in place of its first argument."""
+    rest, kwargs = concrete(node.args[1:]), concrete(node.kwargs)
+    if node.op == "call_method":
+        return getattr(value, str(node.target))(*rest, **kwargs)
+    if node.op == "call_function":
+        return node.target(value, *rest, **kwargs)  # type: ignore[operator]
+    return node.graph.owning_module.get_submodule(str(node.target))(value)  # type: ignore[union-attr]
+
+
+def _keeps_order(labels: ChannelLabels, mover: Mover) -> bool:
+    """Tell whether the axes of each factor merge in row-major order, so that balanced rows stay in order."""
+    positions = ChannelLabels(
+        tuple(Factor(f.axes, np.arange(f.atoms.size, dtype=np.int64).reshape(f.atoms.shape)) for f in labels.factors)
+    )
+    moved = mover(positions)
+    if not isinstance(moved, ChannelLabels) or len(moved.factors) != len(labels.factors):
+        return False
+    for before, after in zip(labels.factors, moved.factors, strict=True):
+        same_order = np.array_equal(after.atoms.ravel(), np.arange(before.atoms.size))
+        split_rows_intact = len(after.axes) == 1 or after.atoms.shape[-1] == before.atoms.shape[-1]
+        if len(before.axes) > 1 and not (same_order and split_rows_intact):
+            return False
+    return True
+
+
+def tie_rows(ctx: RuleContext, factor: Factor, reason: str) -> None:
+    """Tie a factor's rows position by position until it varies along one axis only."""
+    atoms = factor.atoms
+    while atoms.ndim > 1:
+        first = atoms.take([0], axis=0)
+        ctx.tie(np.broadcast_to(first, atoms.shape), atoms, reason)
+        atoms = first[0]
+
+
+def count_along(labels: ChannelLabels, axis: int) -> Any:
+    """Return the size of a tensor along ``axis`` as a Count, or KEEP where it carries no channels."""
+    factor = labels.factor_at(axis)
+    if factor is None:
+        return KEEP
+    position, size = factor.axes.index(axis), factor.atoms.shape[factor.axes.index(axis)]
+    if 0 < position == len(factor.axes) - 1:
+        return Count(factor.atoms.reshape(-1, size), widest=True)
+    return Count(np.moveaxis(factor.atoms, position, 0).reshape(size, -1))
+
+
+def cells_along(labels: ChannelLabels, axis: int, positions: Atoms) -> Count:
+    """Return the number of kept channels among some positions along ``axis``."""
+    factor = labels.factor_at(axis)
+    assert factor is not None
+    atoms = np.moveaxis(factor.atoms, factor.axes.index(axis), 0)
+    return Count(atoms[positions].reshape(len(positions), -1))
+
+
+def reduce_constant(labels: ChannelLabels) -> ChannelLabels:
+    """Drop axes along which factors do not vary."""
+    kept = [squeeze_constant(f) if len(f.axes) > 1 else f for f in labels.factors]
+    return ChannelLabels(tuple(f for f in kept if f is not None), labels.origin)
+
+
+def tensor_value(node: fx.Node) -> bool:
+    """Tell whether a node computes one tensor."""
+    return isinstance(value_of(node), TensorSpec)

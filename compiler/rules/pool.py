@@ -1,0 +1,81 @@
+"""Spatial operations that treat every channel alike: pooling, interpolation, and the reductions over axes.
+
+    pools, interpolate   the axes after the channel axis are mixed
+    mean, sum, amax ...  the reduced axes are mixed and, without keepdim, gone
+    pixel_shuffle        [N, C r^2, H, W] -> [N, C, H r, W r]: the r^2 channels of one output are tied
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..labels import ChannelLabels, Factor, one_axis
+from ..ops import Call
+from ..shapes import concrete, is_tensor, value_of
+from .elementwise import align
+from .registry import Labels, RuleContext, rule
+
+
+@rule("max_pool", "avg_pool", "lp_pool", "adaptive_pool", "interpolate")
+def spatial(ctx: RuleContext, call: Call) -> Labels:
+    """[N, C, ...] -> [N, C, ...]: the spatial axes need one label each."""
+    shape = ctx.shape(call.input)
+    rank = len(shape) - 2 if call.key == "interpolate" else _spatial_rank(call)
+    labels = ctx.collapsed(ctx.labels(call.input), range(len(shape) - rank, len(shape)), f"{call.title} mixes positions")
+    labels = ctx.regular(labels, f"{call.title} needs full rows")
+    return (labels, labels) if isinstance(value_of(call.node), tuple) else labels
+
+
+def _spatial_rank(call: Call) -> int:
+    return next(int(c) for c in reversed(call.title) if c.isdigit())
+
+
+@rule("reduce", "variance")
+def reduce(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """Mix the reduced axes; without ``keepdim`` renumber the others."""
+    return _reduce(ctx, call)
+
+
+@rule("extremum")
+def extremum(ctx: RuleContext, call: Call) -> Labels:
+    """``max``: of all, along one axis (values and indices), or of two tensors."""
+    if is_tensor(call["dim"]):
+        return align(ctx, call, [call.input, call["dim"]])
+    labels = _reduce(ctx, call)
+    return (labels, labels) if isinstance(value_of(call.node), tuple) else labels
+
+
+def _reduce(ctx: RuleContext, call: Call) -> ChannelLabels:
+    rank = len(ctx.shape(call.input))
+    dim = concrete(call["dim"])
+    dims = range(rank) if dim is None or dim == () else [dim] if isinstance(dim, int) else dim
+    axes = sorted({d % rank for d in dims})
+    labels = ctx.regular(ctx.labels(call.input), f"{call.title} needs full rows")
+    labels = ctx.collapsed(labels, axes, f"{call.title} mixes the channels along this axis")
+    if call["keepdim"]:
+        return labels
+    kept = [a for a in range(rank) if a not in axes]
+    return labels.renamed(kept.index)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """Tie the r^2 input channels that make one output channel."""
+    shape, r = ctx.shape(call.input), call["upscale_factor"]
+    channel = len(shape) - 3
+    labels = ctx.collapsed(ctx.labels(call.input), [channel + 1, channel + 2], "pixel shuffle mixes positions")
+    cells = ctx.along(labels, channel, shape[channel], "pixel shuffle needs one vector of channels").reshape(-1, r * r)
+    ctx.tie(np.broadcast_to(cells[:, :1], cells.shape), cells, "pixel shuffle makes one channel of these")
+    return one_axis(channel, cells[:, 0].copy())
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """[N, C, H r, W r] -> [N, C r^2, H, W]: every channel is repeated r^2 times."""
+    shape, r = ctx.shape(call.input), call["downscale_factor"]
+    channel = len(shape) - 3
+    labels = ctx.collapsed(ctx.labels(call.input), [channel + 1, channel + 2], "pixel unshuffle mixes positions")
+    factor = labels.factor_at(channel)
+    return ChannelLabels(
+        () if factor is None else (Factor((channel,), np.repeat(factor.atoms, r * r)),), labels.origin
+    )

@@ -1,0 +1,125 @@
+"""Moves that change the shape: view, reshape, flatten, permute, transpose, squeeze, unsqueeze, expand, repeat.
+
+All of them run on the label arrays (``labels.reshape``, ``ChannelLabels.renamed``); the sizes they are given along channel
+axes are declared as counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..dependency import KEEP
+from ..labels import ChannelLabels, reshape
+from .movement import count_along, move, reduce_constant
+from ..ops import Call
+from ..shapes import concrete, value_of
+from .registry import Labels, RuleContext, rule
+
+
+@rule("reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze")
+def reshape_like(ctx: RuleContext, call: Call) -> Labels:
+    """Any change of shape that keeps the order of elements."""
+    before, after = ctx.shape(call.input), ctx.shape(call.node)
+    lost = reshape(ctx.labels(call.input), before, after).lost
+    ctx.pin(_single(ctx.labels(call.input), before, after), f"{call.title} removes an axis of one channel")
+    ctx.pin(lost, f"{call.title} merges axes of different channels")
+    result = move(ctx, call, lambda labels: reshape(_placed(labels, before, after), before, after).labels)
+    if isinstance(result, ChannelLabels):
+        counts = [count_along(result, axis) for axis in range(len(after))]
+        if call.key == "reshape":
+            ctx.count_argument(call, "shape", counts)
+        elif call.key == "unflatten":
+            dim = concrete(call["dim"]) % len(before)
+            ctx.count_argument(call, "sizes", counts[dim : dim + len(concrete(call["sizes"]))])
+    return result
+
+
+def _placed(labels: ChannelLabels, before: tuple[int, ...], after: tuple[int, ...]) -> ChannelLabels:
+    """Drop factors on axes of size 1: a reshape has no place for them (their channel is pinned)."""
+    if tuple(before) == tuple(after):
+        return labels
+    return ChannelLabels(tuple(f for f in labels.factors if all(before[a] > 1 for a in f.axes)), labels.origin)
+
+
+def _single(labels: ChannelLabels, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
+    dropped = set(labels.factors) - set(_placed(labels, before, after).factors)
+    return np.concatenate([f.atoms.ravel() for f in dropped]) if dropped else np.empty(0, dtype=np.int64)
+
+
+@rule("permute", "transpose", "matrix_transpose", "movedim")
+def permute(ctx: RuleContext, call: Call) -> Labels:
+    """Rename the axes."""
+    order = _order(ctx, call)
+    return move(ctx, call, lambda labels: labels.renamed(order.index))
+
+
+def _order(ctx: RuleContext, call: Call) -> list[int]:
+    """Return, for each axis of the result, the axis of the input that it is."""
+    rank = len(ctx.shape(call.input))
+    order = list(range(rank))
+    if call.key == "permute":
+        return [d % rank for d in concrete(call["dims"])]
+    if call.key in ("transpose", "matrix_transpose"):
+        a, b = (0, rank - 1) if call.key == "matrix_transpose" else (concrete(call["dim0"]), concrete(call["dim1"]))
+        order[a], order[b] = order[b], order[a]
+        return order
+    source, destination = concrete(call["source"]), concrete(call["destination"])
+    sources = [s % rank for s in ([source] if isinstance(source, int) else source)]
+    targets = [d % rank for d in ([destination] if isinstance(destination, int) else destination)]
+    rest = iter(a for a in range(rank) if a not in sources)
+    return [sources[targets.index(a)] if a in targets else next(rest) for a in range(rank)]
+
+
+@rule("expand", "expand_as")
+def expand(ctx: RuleContext, call: Call) -> Labels:
+    """Broadcast axes of size 1; a single channel that is broadcast must stay."""
+    before, after = ctx.shape(call.input), ctx.shape(call.node)
+    shift = len(after) - len(before)
+    labels = ctx.labels(call.input)
+    for factor in labels.factors:
+        if any(before[a] != after[a + shift] for a in factor.axes):
+            ctx.pin(factor.atoms, "one channel is broadcast over many")
+
+    def mover(labels: ChannelLabels) -> ChannelLabels:
+        kept = tuple(f for f in labels.factors if all(before[a] == after[a + shift] for a in f.axes))
+        return ChannelLabels(kept, labels.origin).renamed(lambda a: a + shift)
+
+    result = move(ctx, call, mover)
+    if call.key == "expand":
+        ctx.count_argument(call, "sizes", [count_along(result, a) for a in range(len(after))])
+    return result
+
+
+@rule("repeat")
+def repeat(ctx: RuleContext, call: Call) -> Labels:
+    """Tile: along a channel axis every channel appears several times."""
+    before, after = ctx.shape(call.input), ctx.shape(call.node)
+    shift = len(after) - len(before)
+
+    def mover(labels: ChannelLabels) -> ChannelLabels:
+        labels = labels.renamed(lambda a: a + shift)
+        for axis in range(shift, len(after)):
+            size = before[axis - shift]
+            if after[axis] != size:
+                labels = labels.taken(axis, np.tile(np.arange(size), after[axis] // size))
+        return reduce_constant(labels)
+
+    return move(ctx, call, mover)
+
+
+@rule("copy")
+def copy(ctx: RuleContext, call: Call) -> Labels:
+    """``contiguous``, ``clone``, ``detach``: the same positions."""
+    return move(ctx, call, lambda labels: labels)
+
+
+@rule("size", "shape", "rank")
+def size(ctx: RuleContext, call: Call) -> Labels:
+    """Numbers, not tensors. (``getattr`` of anything but a shape is unknown.)"""
+    if call.key == "shape" and call["name"] not in ("shape", "ndim", "device", "dtype", "requires_grad", "is_cuda"):
+        return ctx.unknown(call)
+    del ctx
+    _ = value_of(call.node), KEEP
+    return None

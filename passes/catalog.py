@@ -1,0 +1,95 @@
+"""The tables of passes and presets, and the way from pipeline text to pass objects.
+
+A pass is a row here, a file and a test file of the same name. Classes are imported when they are asked for, so that
+listing the passes does not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..compiler.errors import OptionError
+from .options import build_pass, nearest, options_of
+from .spec import Option, PassSpec, PipelineSpec, parse
+
+if TYPE_CHECKING:
+    from .base import Pass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table of passes."""
+
+    target: str
+    """``module:Class``; a leading dot is relative to this folder."""
+    summary: str
+    """One line for ``secateur list passes``."""
+
+
+PASSES: dict[str, Entry] = {
+    "prune": Entry(".prune.prune:Prune", "remove the least important channels, within a budget"),
+}
+
+# Preset name (without its "@") -> pipeline text. The order of a preset's passes is explained by a comment above it.
+PRESETS: dict[str, str] = {}
+
+
+def get(name: str) -> type[Pass]:
+    """Return the class of a pass.
+
+    Raises:
+        OptionError: There is no pass of that name.
+    """
+    if name not in PASSES:
+        raise OptionError(f"there is no pass '{name}'", hint=nearest(name, PASSES))
+    module, _, attribute = PASSES[name].target.partition(":")
+    cls: type[Pass] = getattr(import_module(module, __package__), attribute)
+    return cls
+
+
+def build(pipeline: PipelineSpec) -> tuple[Pass, ...]:
+    """Build the passes of a pipeline, presets expanded.
+
+    Raises:
+        OptionError: A pass, a preset or an option is unknown, or a value is malformed.
+    """
+    return tuple(build_pass(get(spec.name), spec) for spec in expand(pipeline))
+
+
+def expand(pipeline: PipelineSpec) -> PipelineSpec:
+    """Replace the presets in a pipeline by what they stand for.
+
+    An option given to a preset, as in ``@small{macs=0.7}``, is given to every pass in the preset that has such an
+    option, in place of what the preset says.
+    """
+    elements: list[PassSpec] = []
+    for spec in pipeline:
+        elements.extend(_expanded_preset(spec) if spec.is_preset else [spec])
+    return PipelineSpec(tuple(elements))
+
+
+def _expanded_preset(spec: PassSpec) -> list[PassSpec]:
+    name = spec.name.removeprefix("@")
+    if name not in PRESETS:
+        raise OptionError(f"there is no preset '{spec.name}'", hint=nearest(name, PRESETS))
+    elements = list(parse(PRESETS[name]))
+    if not spec.options:
+        return elements
+    keys = [{option.key for option in options_of(get(element.name))} for element in elements]
+    for option in spec.options:
+        if not any(option.key in known for known in keys):
+            hint = nearest(option.key, set[str]().union(*keys))
+            raise OptionError(
+                f"no pass of preset '{spec.name}' has an option '{option.key}'", where=str(spec), hint=hint
+            )
+    return [
+        _overridden(element, [option for option in spec.options if option.key in known])
+        for element, known in zip(elements, keys, strict=True)
+    ]
+
+
+def _overridden(element: PassSpec, options: list[Option]) -> PassSpec:
+    given = {option.key: option for option in (*element.options, *options)}
+    return PassSpec(element.name, tuple(given.values()))

@@ -1,0 +1,114 @@
+"""Running passes one after another, watched by instruments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..compiler.errors import CompilerError, InternalError
+from . import catalog
+from .base import Pass, PassResult, Remark
+from .instruments import Instrument, VerifyEach
+from .options import spec_of
+from .spec import PipelineSpec, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..compiler.plan import Plan
+    from ..compiler.program import Program
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a run: what it was, and what it said."""
+
+    text: str
+    """The pass with its options, as canonical pipeline text."""
+    name: str
+    changed: bool
+    stats: Mapping[str, int | float]
+    remarks: tuple[Remark, ...]
+    plan: Plan | None
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a pipeline made of a program."""
+
+    program: Program
+    steps: tuple[Step, ...]
+    """In the order run."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether any pass changed the program."""
+        return any(step.changed for step in self.steps)
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """All remarks, in the order made."""
+        return tuple(remark for step in self.steps for remark in step.remarks)
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans of the passes that removed channels; each refers to the program that its pass was given."""
+        return tuple(step.plan for step in self.steps if step.plan is not None)
+
+
+class PassPipeline:
+    """A list of passes. ``str()`` is its canonical text, in which presets are expanded and defaults left out."""
+
+    def __init__(self, passes: Iterable[Pass]) -> None:
+        self.passes = tuple(passes)
+
+    @staticmethod
+    def parse(text: str) -> PassPipeline:
+        """Read pipeline text.
+
+        Raises:
+            PipelineSyntaxError: It cannot be read.
+            OptionError: It names a pass, preset or option that does not exist, or a malformed value.
+        """
+        return PassPipeline(catalog.build(parse(text)))
+
+    def __str__(self) -> str:
+        """Return the canonical text."""
+        return str(PipelineSpec(tuple(map(spec_of, self.passes))))
+
+    def run(self, program: Program, instruments: Sequence[Instrument] = (), *, verify: bool = True) -> PipelineResult:
+        """Run the passes in order.
+
+        Args:
+            program: Stays as it is.
+            instruments: What watches the run.
+            verify: Check every pass's result (a ``VerifyEach`` around the other instruments).
+
+        Raises:
+            CompilerError: A pass cannot do what it was asked to do.
+            InternalError: A pass failed in any other way, or broke its promises.
+        """
+        watching: list[Instrument] = [VerifyEach(), *instruments] if verify else list(instruments)
+        steps: list[Step] = []
+        for pass_ in self.passes:
+            result = _run_watched(pass_, program, watching)
+            steps.append(
+                Step(str(spec_of(pass_)), pass_.name, result.changed, result.stats, result.remarks, result.plan)
+            )
+            program = result.program
+        return PipelineResult(program, tuple(steps))
+
+
+def _run_watched(pass_: Pass, program: Program, instruments: Sequence[Instrument]) -> PassResult:
+    for instrument in instruments:
+        instrument.before(pass_, program)
+    try:
+        result = pass_.run(program)
+    except CompilerError:
+        raise
+    except Exception as error:
+        raise InternalError(f"pass '{spec_of(pass_)}' failed: {type(error).__name__}: {error}") from error
+    for instrument in reversed(instruments):
+        instrument.after(pass_, program, result)
+    return result

@@ -1,0 +1,240 @@
+"""Rewrite the graph for the kept channels: counts in arguments, unequal splits, gathers in place of chains of moves.
+
+    view(n, 2, c // 2, h, w) . transpose(1, 2) . view(n, c, h, w)   ->   index_select(x, 1, kept)
+    chunk(x, 2, 1)                                                  ->   split(x, [kept, kept'], 1)
+    size arguments along channel axes                               ->   what they now are
+
+Nodes are copied one by one, and shapes inferred as they are, so every number that the graph computes from a size is known
+before anything reads it: a size that still comes out right is left as it was written, another becomes a literal. A number
+that is no size (a scale by sqrt(c)) keeps its original value, as in the masked original.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ...compiler.capture import eliminate_dead_code
+from ...compiler.dependency import KEEP, ArgUse, Count, Gather
+from ...compiler.errors import CompilerError, InternalError
+from ...compiler.labels import ChannelLabels
+from ...compiler.ops import normalise, set_parameter
+from ...compiler.program import Program, TensorSpec
+from ...compiler.shapes import concrete, infer_node, set_value, value_of
+from .slicing import KeptChannels, place, rebuild_modules
+
+
+def rewrite(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChannels) -> Program:
+    """Return the compact program."""
+    root = rebuild_modules(program, tensors, kept)
+    graph = fx.Graph()
+    compact = Program(graph, root, program.inputs, program.name, program.notes)
+    _Rewriter(program, compact, kept).run()
+    eliminate_dead_code(graph)
+    return compact
+
+
+class _Rewriter:
+    def __init__(self, program: Program, compact: Program, kept: KeptChannels) -> None:
+        self.program = program
+        self.compact = compact
+        self.kept = kept
+        self.deps = kept.deps
+        self.arguments: dict[fx.Node, list[ArgUse]] = {}
+        for use in self.deps.arguments:
+            self.arguments.setdefault(use.node, []).append(use)
+        self.moved: dict[fx.Node, fx.Node] = {}
+        """Old node -> new node; nodes that cannot exist any more (ragged intermediates) are absent."""
+
+    def run(self) -> None:
+        remaining = iter(self.program.inputs)
+        for node in self.program.graph.nodes:
+            if node in self.deps.gathers and not self._survives(node):
+                self.moved[node] = self._gather(node, self.deps.gathers[node])
+            elif self._is_ragged(node):
+                continue
+            else:
+                new = self._copy(node)
+                if node.op == "placeholder":
+                    spec = next(remaining)
+                    set_value(new, TensorSpec(spec.shape, spec.dtype))
+                self.moved[node] = new
+
+    # Copying -------------------------------------------------------------------------------------------------------
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        try:
+            new = self.compact.graph.node_copy(node, lambda n: self.moved[n])
+        except KeyError as missing:
+            raise InternalError(f"{node.name} reads {missing.args[0]}, whose channels are ragged after pruning") from None
+        if node.op in ("placeholder", "get_attr"):
+            if node.op == "get_attr":
+                infer_node(self.compact, new)
+            return new
+        self._freeze(node, new, self._patch(node, new))
+        try:
+            infer_node(self.compact, new)
+        except CompilerError as error:
+            raise InternalError(f"the pruned {node.name} does not run: {error}") from error
+        self._split_unequally(node, new)
+        return new
+
+    def _patch(self, node: fx.Node, new: fx.Node) -> set[fx.Node]:
+        """Write counts into arguments; returns the nodes that a counted argument was right to keep."""
+        kept: set[fx.Node] = set()
+        for use in self.arguments.get(node, []):
+            if use.key == "split":
+                continue  # needs the pieces' sizes: see _split_unequally
+            written = normalise(self.compact, new).params[use.name]
+            value = self._fill(use.template, written, new)
+            if value is not written:
+                set_parameter(new, use.key, use.name, value)
+            fx.map_arg(value, kept.add)
+        return kept
+
+    def _fill(self, template: Any, current: Any, at: fx.Node) -> Any:
+        """Return ``current`` with the counted entries corrected."""
+        if template is KEEP:
+            return current
+        if isinstance(template, Count):
+            count = self.kept.count(template)
+            written = concrete(current)
+            return current if written in (count, -1) else count
+        if isinstance(template, slice):
+            current = current if isinstance(current, slice) else slice(None)
+            return slice(
+                self._fill(template.start, current.start, at),
+                self._fill(template.stop, current.stop, at),
+                current.step,
+            )
+        if isinstance(current, fx.Node):
+            if isinstance(value_of(current), tuple):
+                entries = [self._entry(current, i) for i in range(len(template))]
+                filled = [self._fill(t, e, at) for t, e in zip(template, entries, strict=True)]
+                unchanged = all(a is b for a, b in zip(filled, entries, strict=True))
+                return current if unchanged else filled
+            current = (current,)
+        entries = list(current) if isinstance(current, (tuple, list)) else [current]
+        spread = self._spread(template, entries)
+        filled = [self._fill(t, c, at) for t, c in zip(template, spread, strict=True)]
+        return tuple(filled) if isinstance(current, tuple) else filled
+
+    def _entry(self, sizes: fx.Node, index: int) -> fx.Node:
+        with self.compact.graph.inserting_after(sizes):
+            entry = self.compact.graph.call_function(operator.getitem, (sizes, index))
+        entry.meta = dict(sizes.meta)
+        set_value(entry, value_of(sizes)[index])
+        return entry
+
+    def _spread(self, template: Any, entries: list[Any]) -> list[Any]:
+        """Match the written entries with the template: an index may use Ellipsis or leave out trailing axes."""
+        if len(entries) == len(template):
+            if any(e is Ellipsis for e in entries):
+                return [slice(None) if e is Ellipsis else e for e in entries]
+            return entries
+        at = next((i for i, e in enumerate(entries) if e is Ellipsis), None)
+        missing = [slice(None)] * (len(template) - len(entries) + (at is not None))
+        return [*entries, *missing] if at is None else [*entries[:at], *missing, *entries[at + 1 :]]
+
+    def _freeze(self, node: fx.Node, new: fx.Node, right: set[fx.Node]) -> None:
+        """Give numbers that are not sizes their original value wherever a tensor or an output reads them."""
+        if _is_number(value_of(node)):
+            return
+        replaced: dict[fx.Node, Any] = {}
+        for old in node.all_input_nodes:
+            mine = self.moved[old]
+            if mine not in right and _is_number(value_of(old)) and value_of(old) != value_of(mine):
+                replaced[mine] = value_of(old)
+        if replaced:
+            new.args = fx.map_arg(new.args, lambda n: replaced.get(n, n))
+            new.kwargs = fx.map_arg(new.kwargs, lambda n: replaced.get(n, n))
+
+    def _split_unequally(self, node: fx.Node, new: fx.Node) -> None:
+        """Turn a split whose pieces are no longer what the call would make into one with explicit sizes."""
+        use = next((u for u in self.arguments.get(node, []) if u.key == "split"), None)
+        if use is None:
+            return
+        wanted = [self.kept.count(c) for c in use.template]
+        call = normalise(self.program, node)
+        axis = concrete(call["dim"]) % len(value_of(call.input).shape)
+        if [piece.shape[axis] for piece in value_of(new)] == wanted:
+            return
+        new.target = "split" if new.op == "call_method" else torch.split
+        new.args, new.kwargs = (new.args[0], wanted, axis), {}
+        infer_node(self.compact, new)
+
+    # Gathers -------------------------------------------------------------------------------------------------------
+
+    def _is_ragged(self, node: fx.Node) -> bool:
+        """Tell whether what is left of a value is not a rectangle."""
+        return any(self._ragged(labels) for labels in _each(self.deps.labels.get(node)))
+
+    def _ragged(self, labels: ChannelLabels) -> bool:
+        for factor in labels.factors:
+            if factor.atoms.ndim > 1:
+                mask = self.kept.mask(factor.atoms).reshape(-1, factor.atoms.shape[-1])
+                counts = mask.sum(axis=1)
+                if len(np.unique(counts[counts > 0])) > 1:
+                    return True
+        return False
+
+    def _survives(self, node: fx.Node) -> bool:
+        """Tell whether the moves as written still give the kept channels in order."""
+        gather = self.deps.gathers[node]
+        if not gather.path:
+            ends = (self.deps.labels_of(gather.source), self.deps.labels_of(node))
+            return all(self.kept.whole(f.atoms) for labels in ends for f in labels.factors)
+        return all(self._is_product(labels) for step in gather.path for labels in _each(self.deps.labels.get(step)))
+
+    def _is_product(self, labels: ChannelLabels) -> bool:
+        for factor in labels.factors:
+            mask = self.kept.mask(factor.atoms)
+            product = np.ones_like(mask)
+            for axis in range(mask.ndim):
+                others = tuple(a for a in range(mask.ndim) if a != axis)
+                product &= mask.any(axis=others, keepdims=True)
+            if not np.array_equal(mask, product):
+                return False
+        return True
+
+    def _gather(self, node: fx.Node, gather: Gather) -> fx.Node:
+        """``index_select`` of the kept positions from where they now stand in the source."""
+        factor = self.deps.labels_of(gather.source).factor_at(gather.axis)
+        assert factor is not None
+        mask = self.kept.mask(factor.atoms)
+        place_now = np.cumsum(mask) - 1
+        positions = gather.positions[mask[gather.positions]]
+        name = self._buffer_name()
+        place(self.compact.root, name, torch.from_numpy(place_now[positions].astype(np.int64)))
+        graph = self.compact.graph
+        index = graph.create_node("get_attr", name, (), {})
+        new = graph.call_function(torch.index_select, (self.moved[gather.source], gather.axis, index))
+        for made in (index, new):
+            made.meta = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
+            infer_node(self.compact, made)
+        return new
+
+    def _buffer_name(self) -> str:
+        number = 0
+        while hasattr(self.compact.root, f"gather_{number}"):
+            number += 1
+        return f"gather_{number}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, tuple) and all(isinstance(v, int) for v in value))
+
+
+def _each(labels: Any) -> list[ChannelLabels]:
+    if isinstance(labels, ChannelLabels):
+        return [labels]
+    if isinstance(labels, tuple):
+        return [x for part in labels for x in _each(part)]
+    if isinstance(labels, Mapping):
+        return [x for part in labels.values() for x in _each(part)]
+    return []

@@ -1,0 +1,199 @@
+"""Which channels stay: levels per block, and the order in which they are lowered.
+
+A block keeps ``size * level / levels`` of each of its cells, the best-scored first, so every balance holds at every level.
+All budgets are prefixes of one ordered list of *steps* (lower one block by one level):
+
+* ``uniform``: by the fraction that the block would still keep, so all blocks shrink together;
+* ``global``: by the score of the channels that would go, relative to their group's mean.
+
+Costs fall along the list, so a budget is found by bisection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...compiler.dependency import Block, ChannelDependencies, ChannelGroup
+from ...compiler.labels import ChannelLabels
+from .criteria.base import Scores
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every choice must respect."""
+
+    round_to: int = 1
+    min_width: int = 1
+
+
+class Selection:
+    """All blocks of a program laid out flat, and the keep mask for any choice of levels."""
+
+    def __init__(
+        self,
+        deps: ChannelDependencies,
+        scores: Scores,
+        limits: Limits,
+        frozen: Callable[[ChannelGroup], bool],
+    ) -> None:
+        self.blocks: list[Block] = []
+        self.group_of: list[ChannelGroup] = []
+        for group in deps.groups:
+            for block in group.blocks:
+                self.blocks.append(block)
+                self.group_of.append(group)
+        count = int(deps.class_of.max()) + 1 if len(deps.class_of) else 0
+        self._lay_out(count)
+        forced = self._forced(deps, scores)
+        self._rank(scores, forced)
+        self.allowed: list[list[int]] = [
+            [block.levels] if frozen(group) else _allowed_levels(block, limits, forced)
+            for block, group in zip(self.blocks, self.group_of, strict=True)
+        ]
+        self.full: Ints = np.array([b.levels for b in self.blocks], dtype=np.int64)
+        self.scores = scores
+
+    def _lay_out(self, count: int) -> None:
+        self._cell = np.full(count, -1, dtype=np.int64)
+        sizes: list[int] = []
+        owners: list[int] = []
+        for index, block in enumerate(self.blocks):
+            for cell in block.cells:
+                self._cell[cell] = len(sizes)
+                sizes.append(len(cell))
+                owners.append(index)
+        self._sizes, self._owner = np.array(sizes, dtype=np.int64), np.array(owners, dtype=np.int64)
+
+    def _forced(self, deps: ChannelDependencies, scores: Scores) -> Bools:
+        """Classes that always stay: the pinned, and the best of every tensor axis that selection could otherwise empty."""
+        forced = np.zeros(len(self._cell), dtype=np.bool_)
+        for block in self.blocks:
+            forced[block.classes[block.pinned]] = True
+        seen: set[bytes] = set()
+        for labels in deps.labels.values():
+            for factor in _factors(labels):
+                if len(factor) == 0:
+                    continue
+                classes = np.unique(deps.class_of[factor])
+                key = classes.tobytes()
+                if key in seen:
+                    continue
+                seen.add(key)
+                cells, counts = np.unique(self._cell[classes], return_counts=True)
+                if cells[0] == -1 or (counts == self._sizes[cells]).any() or forced[classes].any():
+                    continue  # holds a channel that is never removed, or a whole cell, which always keeps one
+                forced[classes[int(scores[classes].argmax())]] = True
+        return forced
+
+    def _rank(self, scores: Scores, forced: Bools) -> None:
+        """Order each cell: forced classes first, then by falling score, then by index."""
+        effective = np.where(forced, np.inf, scores)
+        order = np.lexsort((np.arange(len(scores)), -effective, self._cell))
+        cells = self._cell[order]
+        first = np.searchsorted(cells, cells, side="left")
+        self._place = np.empty(len(order), dtype=np.int64)
+        self._place[order] = np.arange(len(order)) - first
+
+    def keep(self, levels: Ints) -> Bools:
+        """Return the classes that stay at these block levels."""
+        quota = self._sizes * levels[self._owner] // self.full[self._owner]
+        kept = np.ones(len(self._cell), dtype=np.bool_)
+        inside = self._cell >= 0
+        kept[inside] = self._place[inside] < quota[self._cell[inside]]
+        return kept
+
+    def lowest(self) -> Ints:
+        """Return the smallest legal levels."""
+        return np.array([allowed[0] for allowed in self.allowed], dtype=np.int64)
+
+    def at_ratio(self, ratio: float | Mapping[int, float]) -> Ints:
+        """Return the levels that remove ``ratio`` of each block (per block index if a mapping), rounded down."""
+        levels = self.full.copy()
+        for index, allowed in enumerate(self.allowed):
+            wanted = ratio if isinstance(ratio, float) else ratio.get(index, 0.0)
+            kept = int(self.full[index]) - int(int(self.full[index]) * wanted + 1e-9)
+            levels[index] = min(allowed, key=lambda level: (abs(level - kept), -level))
+        return levels
+
+    def steps(self, scope: str) -> Steps:
+        """Return all legal steps in the order of the scope."""
+        blocks: list[Ints] = []
+        targets: list[Ints] = []
+        keys: list[npt.NDArray[np.float64]] = []
+        for index, allowed in enumerate(self.allowed):
+            if len(allowed) < 2:
+                continue
+            falling = np.array(allowed[::-1], dtype=np.int64)
+            blocks.append(np.full(len(falling) - 1, index))
+            targets.append(falling[1:])
+            if scope == "uniform":
+                keys.append(-(falling[:-1] + falling[1:]) / (2.0 * self.full[index]))
+            else:
+                keys.append(self._step_scores(index, falling))
+        if not blocks:
+            return Steps(np.empty(0, np.int64), np.empty(0, np.int64), self.full)
+        block, target, key = np.concatenate(blocks), np.concatenate(targets), np.concatenate(keys)
+        order = np.lexsort((block, key))
+        return Steps(block[order], target[order], self.full)
+
+    def _step_scores(self, index: int, falling: Ints) -> npt.NDArray[np.float64]:
+        """Mean relative score of the classes that each step removes, made to rise along the block."""
+        block, group = self.blocks[index], self.group_of[index]
+        classes = block.classes
+        mean = float(self.scores[group.classes].mean()) or 1.0
+        size = self._sizes[self._cell[classes]]
+        level = self._place[classes] * block.levels // size + 1  # the level from which on a class is kept
+        totals = np.bincount(level, weights=self.scores[classes] / mean, minlength=block.levels + 1)
+        counts = np.bincount(level, minlength=block.levels + 1)
+        total, number = np.cumsum(totals), np.cumsum(counts)
+        high, low = falling[:-1], falling[1:]
+        means = (total[high] - total[low]) / np.maximum(number[high] - number[low], 1)
+        return np.maximum.accumulate(means)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps in order; a prefix of them is a choice."""
+
+    block: Ints
+    target: Ints
+    full: Ints
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self.block)
+
+    def levels(self, prefix: int) -> Ints:
+        """Return the levels after the first ``prefix`` steps."""
+        levels = self.full.copy()
+        np.minimum.at(levels, self.block[:prefix], self.target[:prefix])
+        return levels
+
+
+def _factors(labels: object) -> Sequence[Ints]:
+    if isinstance(labels, ChannelLabels):
+        return [f.atoms for f in labels.factors if len(f.axes) == 1]
+    if isinstance(labels, tuple):
+        return [a for part in labels for a in _factors(part)]
+    return []
+
+
+def _allowed_levels(block: Block, limits: Limits, forced: Bools) -> list[int]:
+    """Return the legal levels of a block, rising; the last is the full width."""
+    sizes = np.array([len(c) for c in block.cells])
+    must = np.array([int(forced[c].sum()) for c in block.cells])
+    least = min(limits.min_width, len(block.classes))
+    allowed: list[int] = []
+    for level in range(1, block.levels):
+        quota = sizes * level // block.levels
+        total = int(quota.sum())
+        if (quota >= must).all() and total >= least and total % limits.round_to == 0:
+            allowed.append(level)
+    return [*allowed, block.levels]

@@ -1,0 +1,178 @@
+"""Slice every tensor and count that the analysis declared: keep mask -> new modules and the plan. No per-operator code.
+
+    weight [O, I, k]        kept rows, then kept columns
+    weight [g a, b, k]      (groups, channels per group) along axis 1: every remaining group picks its own columns
+    attributes              a Count of what is kept
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ...compiler.dependency import AttrUse, ChannelDependencies, Count, ParamSlice
+from ...compiler.plan import Kept
+from ...compiler.program import Program
+
+Bools = npt.NDArray[np.bool_]
+
+
+class KeptChannels:
+    """The keep mask over atoms, and what follows from it."""
+
+    def __init__(self, deps: ChannelDependencies, keep: Bools) -> None:
+        self.deps = deps
+        self.atoms: Bools = keep[deps.class_of] if len(deps.class_of) else np.empty(0, dtype=np.bool_)
+
+    def mask(self, atoms: npt.NDArray[np.int64]) -> Bools:
+        """Return which of the positions stay."""
+        return self.atoms[atoms]
+
+    def count(self, count: Count) -> int:
+        """Evaluate a count."""
+        kept = self.atoms[count.cells]
+        if count.widest:
+            return int(kept.sum(axis=1).max(initial=0))
+        return int(kept.any(axis=1).sum())
+
+    def whole(self, atoms: npt.NDArray[np.int64]) -> bool:
+        """Tell whether all of the positions stay."""
+        return bool(self.atoms[atoms].all())
+
+
+def slice_tensors(program: Program, kept: KeptChannels) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, Kept]]]:
+    """Return the new tensors (only those that changed) and, per name and axis, the kept indices."""
+    uses: dict[str, dict[int, ParamSlice]] = {}
+    for use in kept.deps.slices:
+        uses.setdefault(use.name, {}).setdefault(use.axis, use)
+    made: dict[int, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    plan: dict[str, dict[int, Kept]] = {}
+    for name, axes in uses.items():
+        cut = [use for use in axes.values() if not kept.whole(use.atoms)]
+        if not cut:
+            continue
+        tensor: torch.Tensor = program.attribute(name)
+        plan[name] = _kept_indices(axes, cut, kept)
+        if id(tensor) not in made:
+            data = _slice(tensor.detach(), axes, cut, kept)
+            is_param = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = nn.Parameter(data, requires_grad=tensor.requires_grad) if is_param else data
+        tensors[name] = made[id(tensor)]
+    return tensors, plan
+
+
+def _groups(use: ParamSlice, kept: KeptChannels) -> list[int]:
+    return np.flatnonzero(kept.mask(use.atoms).any(axis=1)).tolist()
+
+
+def _kept_indices(axes: dict[int, ParamSlice], cut: Iterable[ParamSlice], kept: KeptChannels) -> dict[int, Kept]:
+    found: dict[int, Kept] = {}
+    for use in cut:
+        mask = kept.mask(use.atoms)
+        if use.atoms.ndim == 1:
+            found[use.axis] = np.flatnonzero(mask).tolist()
+        elif not mask[mask.any(axis=1)].all():  # something goes inside the remaining groups
+            found[use.axis] = [np.flatnonzero(mask[g]).tolist() for g in _groups(use, kept)]
+    return found
+
+
+def _slice(tensor: torch.Tensor, axes: dict[int, ParamSlice], cut: Iterable[ParamSlice], kept: KeptChannels) -> torch.Tensor:
+    grouped = [use for use in cut if use.atoms.ndim == 2]
+    for use in cut:
+        if use.atoms.ndim == 1 and not (grouped and use.axis == 0):
+            tensor = tensor.index_select(use.axis, _index(kept.mask(use.atoms), tensor))
+    for use in grouped:
+        tensor = _slice_groups(tensor, axes[0], use, kept)
+    return tensor.contiguous()
+
+
+def _slice_groups(tensor: torch.Tensor, rows: ParamSlice, columns: ParamSlice, kept: KeptChannels) -> torch.Tensor:
+    """[g a, b, ...] -> [g' a', b', ...]; the kept columns differ from group to group."""
+    groups = len(columns.atoms)
+    split = tensor.reshape(groups, -1, *tensor.shape[1:])
+    row_mask = kept.mask(rows.atoms).reshape(groups, -1)
+    column_mask = kept.mask(columns.atoms)
+    parts = [
+        split[g].index_select(0, _index(row_mask[g], tensor)).index_select(1, _index(column_mask[g], tensor))
+        for g in _groups(columns, kept)
+    ]
+    return torch.cat(parts)
+
+
+def _index(mask: Bools, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.flatnonzero(mask)).to(like.device)
+
+
+def rebuild_modules(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChannels) -> nn.Module:
+    """Return a module tree with the sliced tensors: changed leaves are new modules, the others are the program's own."""
+    counted: dict[str, list[AttrUse]] = {}
+    for use in kept.deps.attributes:
+        counted.setdefault(use.owner, []).append(use)
+    sliced: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        sliced.setdefault(owner, {})[leaf] = tensor
+    root = nn.Module()
+    root.training = program.root.training
+    copies: dict[int, nn.Module] = {}
+    for node in program.graph.nodes:
+        path = str(node.target)
+        if node.op == "call_module":
+            module = program.owner(path)
+            if id(module) not in copies:
+                copies[id(module)] = _copy_leaf(module, sliced.get(path, {}), counted.get(path, []), kept)
+            place(root, path, copies[id(module)])
+        elif node.op == "get_attr":
+            place(root, path, tensors.get(path, program.attribute(path)))
+    return root
+
+
+def _copy_leaf(module: nn.Module, tensors: dict[str, torch.Tensor], counts: list[AttrUse], kept: KeptChannels) -> nn.Module:
+    changes = {(use.attribute, use.item): kept.count(use.count) for use in counts}
+    if not tensors and all(_read(module, *where) == value for where, value in changes.items()):
+        return module
+    copy = object.__new__(type(module))
+    copy.__dict__.update(module.__dict__)
+    for registry in ("_parameters", "_buffers", "_modules"):
+        copy.__dict__[registry] = dict(module.__dict__[registry])
+    for name, tensor in tensors.items():
+        copy.__dict__["_parameters" if name in module._parameters else "_buffers"][name] = tensor
+    for (attribute, item), value in changes.items():
+        if item is None:
+            setattr(copy, attribute, value)
+        else:
+            whole = list(getattr(copy, attribute))
+            whole[item] = value
+            setattr(copy, attribute, tuple(whole))
+    return copy
+
+
+def _read(module: nn.Module, attribute: str, item: int | None) -> Any:
+    value = getattr(module, attribute)
+    return value if item is None else value[item]
+
+
+def place(root: nn.Module, path: str, value: Any) -> None:
+    """Put a module, parameter, buffer or plain value at a dotted path, making the containers on the way."""
+    *containers, name = path.split(".")
+    for container in containers:
+        if container not in root._modules:
+            child = nn.Module()
+            child.training = root.training
+            root.add_module(container, child)
+        root = root.get_submodule(container)
+    if isinstance(value, nn.Module):
+        root.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(name, value)
+    elif isinstance(value, torch.Tensor):
+        if name not in root._buffers:
+            root.register_buffer(name, value)
+    elif name != "training":
+        setattr(root, name, value)
