@@ -14,11 +14,11 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Sequence
-from importlib import metadata
 
 import torch
 from torch import fx, nn
 
+from .. import __version__
 from ..compiler.program import Program
 from .source_classes import Classes, class_names
 from .source_leaf import stateless
@@ -28,7 +28,9 @@ from .source_template import HEADER, LOAD, MAIN
 from .source_tree import DissolveError, build, is_flag, without_dead_nodes
 
 
-def emit_source(program: Program, *, input_shapes: Sequence[Sequence[int]] | None = None, title: str | None = None) -> str:
+def emit_source(
+    program: Program, *, input_shapes: Sequence[Sequence[int]] | None = None, title: str | None = None
+) -> str:
     """Return the text of a stand-alone ``model.py``.
 
     Its state_dict has the names of ``program.module``'s; see :func:`emitted_state` for what its weights file holds.
@@ -52,13 +54,22 @@ def emit_source(program: Program, *, input_shapes: Sequence[Sequence[int]] | Non
             assert error.path not in dissolved, f"{error.path} dissolved twice"
             dissolved |= {error.path}
     root = _class_name(program.name)
-    called = class_names(classes, root, {"Tensor", "Path", "OrderedDict"})
-    printed = [class_text(cls, called, _ties(program) if cls is classes[-1] else ()) for cls in classes if not cls.inline]
+    called = class_names(classes, root, names.taken())
+    printed = [
+        class_text(cls, called, _ties(program) if cls is classes[-1] else ()) for cls in classes if not cls.inline
+    ]
     body = "\n\n\n".join(printed)
-    for line in ("import json", "import struct", "from pathlib import Path", "import torch", "from torch import Tensor, nn"):
+    for line in (
+        "import json",
+        "import struct",
+        "from pathlib import Path",
+        "import torch",
+        "from torch import Tensor, nn",
+    ):
         names.require(line)
-    parts = [HEADER.format(title=title or root, version=_version(), root=root).rstrip()]
+    parts = [HEADER.format(title=title or root, version=__version__, root=root).rstrip()]
     parts.append("\n".join(["from __future__ import annotations", "", *names.imports()]))
+    parts.append(f'__all__ = ["{root}", "load"]')
     parts += ["\n" + helper for helper in names.helpers()]
     parts += ["\n" + body, LOAD.format(root=root).rstrip(), MAIN.format(inputs=_inputs(program, input_shapes)).rstrip()]
     return "\n\n".join(parts) + "\n"
@@ -72,16 +83,13 @@ def emitted_state(program: Program) -> dict[str, torch.Tensor]:
     """
     state = dict(program.module.state_dict())
     for node in program.graph.nodes:
-        if node.op == "get_attr" and not is_flag(node) and isinstance(value := program.attribute(node.target), torch.Tensor):
+        if (
+            node.op == "get_attr"
+            and not is_flag(node)
+            and isinstance(value := program.attribute(node.target), torch.Tensor)
+        ):
             state.setdefault(node.target, value.detach())
     return state
-
-
-def _version() -> str:
-    try:
-        return metadata.version("secateur")
-    except metadata.PackageNotFoundError:
-        return "(unknown version)"
 
 
 def _placeholders(program: Program) -> list[fx.Node]:

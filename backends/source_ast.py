@@ -144,7 +144,7 @@ class _Resolver(ast.NodeTransformer):
         return self.replace(node.slot)
 
     def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802
-        return ast.Name(self.rename(node.id), node.ctx)
+        return ast.Name(self.rename(node.id), ast.Load())
 
     def visit_keyword(self, node: ast.keyword) -> ast.keyword | None:
         value = self.visit(node.value)
@@ -214,7 +214,11 @@ def _wrap(tree: ast.expr, indent: int, lead: str, tail: str) -> list[str]:
     if len(together) <= WIDTH and not layers:
         return [pad + lead + head, together, pad + close + tail]
     if all(_is_atom(item) for _, item in items) and not layers:
-        return [pad + lead + head, *_filled([prefix + flat(item) for prefix, item in items], indent + 4), pad + close + tail]
+        return [
+            pad + lead + head,
+            *_filled([prefix + flat(item) for prefix, item in items], indent + 4),
+            pad + close + tail,
+        ]
     lines = [pad + lead + head]
     for prefix, item in items:
         lines += _wrap(item, indent + 4, prefix, ",")

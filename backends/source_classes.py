@@ -163,7 +163,8 @@ class Classes:
         return call(
             name(block.cls.key),
             keywords={
-                p.name: SlotExpr(Slot(values[p.name], layer, p.name, p.default, p.channels)) for p in block.cls.parameters
+                p.name: SlotExpr(Slot(values[p.name], layer, p.name, p.default, p.channels))
+                for p in block.cls.parameters
             },
         )
 
@@ -198,7 +199,9 @@ class Classes:
             options: dict[str, ast.expr] = {} if value.dtype == torch.float32 else {"dtype": name(str(value.dtype))}
             blank = call(name("torch.zeros"), sizes or [ast.Tuple([], ast.Load())], options)
             if isinstance(value, torch.nn.Parameter):
-                frozen: dict[str, ast.expr] = {} if value.is_floating_point() else {"requires_grad": ast.Constant(False)}
+                frozen: dict[str, ast.expr] = (
+                    {} if value.is_floating_point() else {"requires_grad": ast.Constant(False)}
+                )
                 slot = ast.Attribute(target, attribute, ast.Load())
                 found.append(assign(slot, call(name("nn.Parameter"), [blank], frozen)))
             else:

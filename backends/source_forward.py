@@ -147,7 +147,9 @@ class _Writer:
             return waiting.get(node) or self._value(node)
 
         if self.output is not None:
-            result = literal(self.output.args[0], lambda v: self._expanded(v, value) if isinstance(v, fx.Node) else None)
+            result = literal(
+                self.output.args[0], lambda v: self._expanded(v, value) if isinstance(v, fx.Node) else None
+            )
             self._named_tuples(self.output.args[0])
         else:
             trees = [self._expanded(node, value) for node in self.scope.outputs]
@@ -218,7 +220,9 @@ class _Writer:
         if node.op != "call_function" or node.target is not operator.getitem or node not in self.local or node.kwargs:
             return False
         base, index = node.args
-        of_shape = isinstance(base, fx.Node) and (base.target == "size" or (base.target is getattr and base.args[1] == "shape"))
+        of_shape = isinstance(base, fx.Node) and (
+            base.target == "size" or (base.target is getattr and base.args[1] == "shape")
+        )
         return of_shape and isinstance(index, int) and node not in self.scope.outputs
 
     def _expanded(self, node: fx.Node, of: Callable[[fx.Node], ast.expr]) -> ast.expr:
@@ -463,10 +467,7 @@ class _Writer:
 
     def _named_tuples(self, value: Any) -> None:
         if isinstance(value, tuple) and hasattr(cast(Any, value), "_fields"):
-            kind: Any = type(cast(Any, value))
-            self.names.require("from collections import namedtuple")
-            fields = ", ".join(f'"{f}"' for f in kind._fields)
-            self.names.define(kind.__name__, f'{kind.__name__} = namedtuple("{kind.__name__}", [{fields}])')
+            self.names.named_tuple(type(cast(Any, value)))
         if isinstance(value, tuple | list):
             for item in cast(Sequence[Any], value):
                 self._named_tuples(item)

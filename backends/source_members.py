@@ -93,7 +93,9 @@ def chain_member(program: Program, scope: Scope) -> Member | None:
 def _modules(program: Program, scope: Scope, root: Member) -> None:
     for item in scope.items:
         if isinstance(item, Scope):
-            _insert(root, below(item.path, root.path), chain_member(program, item) or Member(item.path, "block", scope=item))
+            _insert(
+                root, below(item.path, root.path), chain_member(program, item) or Member(item.path, "block", scope=item)
+            )
         elif item.op == "call_module":
             name = local_names(program, scope.path, item)[0]
             _insert(root, name, Member(f"{root.path}.{name}".lstrip("."), "leaf", str(item.target)))

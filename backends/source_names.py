@@ -66,12 +66,21 @@ class Names:
         if (getattr(function, "__module__", None) or "").partition(".")[0] == _PACKAGE:
             self._copy(function)
             return spelled
+        if isinstance(function, type) and issubclass(function, tuple) and hasattr(function, "_fields"):
+            self.named_tuple(function)
+            return spelled
         raise CompilerError(
             f"the function {getattr(function, '__module__', '?')}.{spelled or function!r} cannot be called from a file "
             "that needs only torch",
             where=where,
             hint="leave the python file out of what is emitted, or express the function in torch operations",
         )
+
+    def named_tuple(self, kind: Any) -> None:
+        """Ask for a named tuple's definition."""
+        self.require("from collections import namedtuple")
+        fields = ", ".join(f'"{field}"' for field in kind._fields)
+        self.define(kind.__name__, f'{kind.__name__} = namedtuple("{kind.__name__}", [{fields}])')
 
     def _use(self, dotted: str) -> str:
         first = dotted.partition(".")[0]
@@ -107,7 +116,9 @@ class Names:
         if isinstance(value, ModuleType):
             parent, _, last = value.__name__.rpartition(".")
             plain = value.__name__ if name == value.__name__ else f"{value.__name__} as {name}"
-            self._imports.add(_IMPORTS.get(name, f"from {parent} import {last}" if last == name and parent else f"import {plain}"))
+            self._imports.add(
+                _IMPORTS.get(name, f"from {parent} import {last}" if last == name and parent else f"import {plain}")
+            )
         elif (getattr(value, "__module__", None) or "").partition(".")[0] == _PACKAGE:
             self._copy(value)
         elif isinstance(value, bool | int | float | str | tuple):
@@ -120,6 +131,11 @@ class Names:
         torches = sorted((line for line in self._imports if " torch" in line), key=_order)
         standard = sorted((line for line in self._imports if line not in torches), key=_order)
         return [*standard, "", *torches] if standard else torches
+
+    def taken(self) -> set[str]:
+        """Return the names that no class of the file may have."""
+        imported = {line.replace(",", " ").split()[-1] for line in self._imports}
+        return {*self._helpers, *imported, "Tensor", "Path"}
 
     def helpers(self) -> list[str]:
         """Return the definitions that go along, in an order in which they can be read."""

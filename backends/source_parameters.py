@@ -107,7 +107,9 @@ def _names(
         else:
             wanted = _borrowed(columns[group[0]], originals) if slot.forward else ""
             others = [g for g in groups if g is not group and first[g[0]].argument == slot.argument]
-            wanted = wanted or (slot.argument if not others and not slot.argument.startswith("arg") else _by_layer(slot, found))
+            wanted = wanted or (
+                slot.argument if not others and not slot.argument.startswith("arg") else _by_layer(slot, found)
+            )
         found.append(_free(wanted, found))
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from .source_ast import MISSING, WIDTH, Slot, flat, literal, name, render, resolve, slots
 from .source_classes import Block, Class
@@ -110,16 +110,25 @@ def _forward(block: Block, fill: Callable[[Slot], ast.expr | None], called: Mapp
 class _Positional(ast.NodeTransformer):
     """Writes the arguments that everybody knows by their place without their names."""
 
+    def __init__(self, classes: Collection[str]) -> None:
+        self.classes = classes
+
+    def is_class(self, func: ast.expr) -> bool:
+        return isinstance(func, ast.Name) and func.id in self.classes
+
     def visit_Call(self, node: ast.Call) -> ast.Call:  # noqa: N802 - the name that ast asks for
         self.generic_visit(node)
-        if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) and node.func.value.id == "nn":
-            while node.keywords and node.keywords[0].arg in POSITIONAL:
-                node.args.append(node.keywords.pop(0).value)
+        layer = (
+            isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "nn"
+        )
+        known = POSITIONAL if layer else {"in_channels", "out_channels", "channels"} if self.is_class(node.func) else ()
+        while node.keywords and node.keywords[0].arg in known:
+            node.args.append(node.keywords.pop(0).value)
         return node
 
 
-def _written(
-    tree: ast.stmt, fill: Callable[[Slot], ast.expr | None], called: Mapping[str, str]
-) -> ast.stmt:
+def _written(tree: ast.stmt, fill: Callable[[Slot], ast.expr | None], called: Mapping[str, str]) -> ast.stmt:
     filled = resolve(tree, fill, lambda text: called.get(text, text))
-    return _Positional().visit(filled)
+    return _Positional(called.values()).visit(filled)

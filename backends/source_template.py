@@ -53,7 +53,7 @@ def load(directory: str | Path | None = None) -> {root}:
     return model.eval()
 '''
 
-MAIN = '''
+MAIN = """
 def _shapes(value):
     if isinstance(value, Tensor):
         return tuple(value.shape)
@@ -66,4 +66,4 @@ if __name__ == "__main__":
     inputs = {inputs}
     with torch.no_grad():
         print(_shapes(load()(*inputs)))
-'''
+"""

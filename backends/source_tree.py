@@ -123,7 +123,9 @@ def _has_effect(node: fx.Node) -> bool:
     return in_place or augmented or name == "setitem" or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
-_AUGMENTED = frozenset({"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"})
+_AUGMENTED = frozenset(
+    {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"}
+)
 
 
 class _Frames:

@@ -44,8 +44,7 @@ def group_classes(ctx: RuleContext, class_of: Ints) -> tuple[ChannelGroup, ...]:
         members[int(component[chunk[0]])] = chunk  # type: ignore[assignment]
     layers: dict[int, dict[str, None]] = {}
     for s, axis in zip(producers, axes, strict=True):
-        for c in np.unique(component[axis]):
-            layers.setdefault(int(c), {})[names[s.name]] = None
+        layers.setdefault(int(component[axis[0]]), {})[names[s.name]] = None
     pins = _pins_by_component(ctx.pins, class_of, component)
     groups: list[tuple[int, ChannelGroup]] = []
     for c, raw in members.items():
@@ -93,8 +92,7 @@ def _signatures(count: int, axes: Sequence[Ints]) -> Ints:
     signature = np.zeros(count, dtype=np.uint64)
     generator = np.random.default_rng(0)
     for axis in axes:
-        unique = np.unique(axis)
-        signature[unique] += generator.integers(1, 1 << 62, dtype=np.uint64)
+        signature[axis] = signature[axis] + generator.integers(1, 1 << 62, dtype=np.uint64)  # once per class
     return np.unique(signature, return_inverse=True)[1].astype(np.int64)
 
 

@@ -46,6 +46,8 @@ class Program:
     notes: tuple[str, ...] = field(default=())
     """What capture had to decide on the user's behalf, in sentences."""
 
+    _owners: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module], init=False, repr=False)
+
     @cached_property
     def module(self) -> fx.GraphModule:
         """The program as a normal, trainable module with the original state_dict names."""
@@ -55,7 +57,10 @@ class Program:
 
     def owner(self, path: str) -> nn.Module:
         """Return the submodule at a dotted ``path`` (the root for an empty one)."""
-        return self.root.get_submodule(path)
+        found = self._owners.get(path)
+        if found is None:
+            found = self._owners[path] = self.root.get_submodule(path)
+        return found
 
     def attribute(self, path: str) -> Any:
         """Return the parameter, buffer or plain attribute at a dotted path."""

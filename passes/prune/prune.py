@@ -109,25 +109,21 @@ class Prune(Pass):
         scores = score_classes(program, deps, self.criterion, self.seed)
         limits = Limits(self.round_to, self.min_width)
         selection = Selection(deps, scores, limits, lambda group: is_frozen(group, self.include, self.exclude))
-        cost = CostModel(program, deps)
         notes: list[Remark] = []
-        levels, reached = self._levels(selection, cost, notes)
-        keep = selection.keep(levels)
-        before, after = cost(selection.keep(selection.full)), cost(keep)
+        keep = selection.keep(self._levels(program, deps, selection, notes))
         stats: dict[str, int | float] = {
             "channels": int(sum(g.width for g in deps.groups)),
             "removed": int((~keep).sum()),
-            "params_kept": after[0] / max(before[0], 1),
-            "macs_kept": after[1] / max(before[1], 1),
         }
-        del reached
         return keep, stats, notes
 
-    def _levels(self, selection: Selection, cost: CostModel, notes: list[Remark]) -> tuple[Ints, float | None]:
+    def _levels(self, program: Program, deps: ChannelDependencies, selection: Selection, notes: list[Remark]) -> Ints:
+        """Return the block levels that the budget asks for."""
         if self.layers:
-            return self._by_layer(selection, notes), None
+            return self._by_layer(selection, notes)
         if self.ratio is not None and self.scope == "uniform":
-            return selection.at_ratio(float(self.ratio)), None
+            return selection.at_ratio(float(self.ratio))
+        cost = CostModel(program, deps)
         if self.ratio is not None:
             count = int(selection.keep(selection.full).sum())
             budget = Budget("channels", 1.0 - self.ratio, lambda keep: int(keep.sum()) - len(keep) + count)
@@ -139,7 +135,7 @@ class Prune(Pass):
         if abs(met.fraction - budget.fraction) > TOLERANCE:
             reason = f"{budget.name}={budget.fraction:g} was asked for, {met.fraction:.4f} is the nearest that legal widths allow"
             notes.append(Remark(RemarkKind.NOTE, self.name, "", reason))
-        return met.levels, met.fraction
+        return met.levels
 
     def _by_layer(self, selection: Selection, notes: list[Remark]) -> Ints:
         ratios: dict[int, float] = {}

@@ -53,8 +53,8 @@ class Selection:
         self._lay_out(count)
         forced = self._forced(deps, scores)
         self._rank(scores, forced)
-        self.allowed: list[list[int]] = [
-            [block.levels] if frozen(group) else _allowed_levels(block, limits, forced)
+        self.allowed: list[Ints] = [
+            np.array([block.levels]) if frozen(group) else _allowed_levels(block, limits, forced)
             for block, group in zip(self.blocks, self.group_of, strict=True)
         ]
         self.full: Ints = np.array([b.levels for b in self.blocks], dtype=np.int64)
@@ -62,11 +62,13 @@ class Selection:
 
     def _lay_out(self, count: int) -> None:
         self._cell = np.full(count, -1, dtype=np.int64)
+        self._members: list[Ints] = []
         sizes: list[int] = []
         owners: list[int] = []
         for index, block in enumerate(self.blocks):
             for cell in block.cells:
                 self._cell[cell] = len(sizes)
+                self._members.append(cell)
                 sizes.append(len(cell))
                 owners.append(index)
         self._sizes, self._owner = np.array(sizes, dtype=np.int64), np.array(owners, dtype=np.int64)
@@ -76,21 +78,28 @@ class Selection:
         forced = np.zeros(len(self._cell), dtype=np.bool_)
         for block in self.blocks:
             forced[block.classes[block.pinned]] = True
-        seen: set[bytes] = set()
+        seen: set[int] = set()
+        inside = np.zeros(len(self._cell), dtype=np.bool_)
         for labels in deps.labels.values():
             for factor in _factors(labels):
-                if len(factor) == 0:
+                if id(factor) in seen or not len(factor):
                     continue
-                classes = np.unique(deps.class_of[factor])
-                key = classes.tobytes()
-                if key in seen:
-                    continue
-                seen.add(key)
-                cells, counts = np.unique(self._cell[classes], return_counts=True)
-                if cells[0] == -1 or (counts == self._sizes[cells]).any() or forced[classes].any():
-                    continue  # holds a channel that is never removed, or a whole cell, which always keeps one
-                forced[classes[int(scores[classes].argmax())]] = True
+                seen.add(id(factor))
+                classes = deps.class_of[factor]
+                inside[classes] = True
+                if not self._cannot_empty(classes, inside, forced):
+                    forced[classes[int(scores[classes].argmax())]] = True
+                inside[classes] = False
         return forced
+
+    def _cannot_empty(self, classes: Ints, inside: Bools, forced: Bools) -> bool:
+        """Tell whether some of the classes always stay: one that no block holds, a forced one, or a whole cell's best."""
+        cells = self._cell[classes]
+        if int(cells.min()) < 0 or bool(forced[classes].any()):
+            return True
+        if bool(inside[self._members[cells[0]]].all()):
+            return True
+        return any(bool(inside[self._members[c]].all()) for c in np.unique(cells))
 
     def _rank(self, scores: Scores, forced: Bools) -> None:
         """Order each cell: forced classes first, then by falling score, then by index."""
@@ -119,7 +128,7 @@ class Selection:
         for index, allowed in enumerate(self.allowed):
             wanted = ratio if isinstance(ratio, float) else ratio.get(index, 0.0)
             kept = int(self.full[index]) - int(int(self.full[index]) * wanted + 1e-9)
-            levels[index] = min(allowed, key=lambda level: (abs(level - kept), -level))
+            levels[index] = allowed[::-1][np.abs(allowed[::-1] - kept).argmin()]  # the wider of two as near
         return levels
 
     def steps(self, scope: str) -> Steps:
@@ -130,7 +139,7 @@ class Selection:
         for index, allowed in enumerate(self.allowed):
             if len(allowed) < 2:
                 continue
-            falling = np.array(allowed[::-1], dtype=np.int64)
+            falling = allowed[::-1]
             blocks.append(np.full(len(falling) - 1, index))
             targets.append(falling[1:])
             if scope == "uniform":
@@ -185,15 +194,13 @@ def _factors(labels: object) -> Sequence[Ints]:
     return []
 
 
-def _allowed_levels(block: Block, limits: Limits, forced: Bools) -> list[int]:
+def _allowed_levels(block: Block, limits: Limits, forced: Bools) -> Ints:
     """Return the legal levels of a block, rising; the last is the full width."""
     sizes = np.array([len(c) for c in block.cells])
     must = np.array([int(forced[c].sum()) for c in block.cells])
-    least = min(limits.min_width, len(block.classes))
-    allowed: list[int] = []
-    for level in range(1, block.levels):
-        quota = sizes * level // block.levels
-        total = int(quota.sum())
-        if (quota >= must).all() and total >= least and total % limits.round_to == 0:
-            allowed.append(level)
-    return [*allowed, block.levels]
+    levels = np.arange(1, block.levels, dtype=np.int64)
+    # A quota of size * level / levels covers what must stay from this level on, in every cell.
+    lowest = int((-(-must * block.levels // sizes)).max())
+    total = int(sizes.sum()) * levels // block.levels
+    legal = (levels >= lowest) & (total >= min(limits.min_width, int(sizes.sum()))) & (total % limits.round_to == 0)
+    return np.append(levels[legal], block.levels)

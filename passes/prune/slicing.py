@@ -94,15 +94,18 @@ def _slice(tensor: torch.Tensor, axes: dict[int, ParamSlice], cut: Iterable[Para
 
 def _slice_groups(tensor: torch.Tensor, rows: ParamSlice, columns: ParamSlice, kept: KeptChannels) -> torch.Tensor:
     """[g a, b, ...] -> [g' a', b', ...]; the kept columns differ from group to group."""
-    groups = len(columns.atoms)
-    split = tensor.reshape(groups, -1, *tensor.shape[1:])
-    row_mask = kept.mask(rows.atoms).reshape(groups, -1)
-    column_mask = kept.mask(columns.atoms)
-    parts = [
-        split[g].index_select(0, _index(row_mask[g], tensor)).index_select(1, _index(column_mask[g], tensor))
-        for g in _groups(columns, kept)
+    row_mask, column_mask = kept.mask(rows.atoms.ravel()), kept.mask(columns.atoms)
+    groups = column_mask.any(axis=1)
+    row_index = np.flatnonzero(row_mask)
+    inside = column_mask[groups]
+    if inside.all():
+        return tensor.index_select(0, torch.from_numpy(row_index).to(tensor.device))
+    column_index = np.nonzero(inside)[1].reshape(len(inside), -1)  # [g', b']: balanced, so rectangular
+    group_of_row = (np.cumsum(groups) - 1)[row_index * len(groups) // len(row_mask)]
+    picked = column_index[group_of_row]
+    return tensor[
+        torch.from_numpy(row_index[:, None]).to(tensor.device), torch.from_numpy(picked).to(tensor.device)
     ]
-    return torch.cat(parts)
 
 
 def _index(mask: Bools, like: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -42,13 +43,28 @@ def is_weight(use: ParamSlice) -> bool:
     return use.kind in WEIGHTED and use.name.rpartition(".")[2] not in ("bias", "running_mean", "running_var")
 
 
-def slice_norm(tensor: torch.Tensor, use: ParamSlice, order: float) -> Scores:
-    """Return the ``order``-norm of everything that a channel's index selects in the tensor."""
-    data = tensor.detach()
-    if use.atoms.ndim == 2:  # [g * a, b, k...] -> [g, a, b, k...]: the channels of group j are columns of its rows
-        data = data.reshape(len(use.atoms), -1, *data.shape[1:])
-        dims = [d for d in range(data.ndim) if d not in (0, 2)]
-    else:
-        dims = [d for d in range(data.ndim) if d != use.axis]
-    norm = torch.linalg.vector_norm(data, ord=order, dim=dims) if dims else data.abs()
-    return norm.cpu().numpy().astype(np.float64)
+class PowerSums:
+    """Sums of a power of a tensor's elements over everything that a channel's index selects.
+
+    The two axes of a weight are scored one after the other, so the powers of the last tensor are kept.
+    """
+
+    def __init__(self, power: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._power = power
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, tensor: torch.Tensor, use: ParamSlice) -> Scores:
+        """Return the sums in the shape of ``use.atoms``."""
+        if self._last is None or self._last[0] is not tensor:
+            self._last = (tensor, self._power(tensor.detach()))
+        data = self._last[1]
+        if use.atoms.ndim == 2:  # [g a, b, k...]: the channels of group j are columns of its rows
+            sums = data.reshape(len(use.atoms), -1, *data.shape[1:]).sum(1).flatten(2).sum(2)
+        elif use.axis == 0:
+            sums = data.flatten(1).sum(1) if data.ndim > 1 else data
+        else:
+            sums = data.sum(0)
+            for _ in range(1, use.axis):
+                sums = sums.sum(0)
+            sums = sums.flatten(1).sum(1) if sums.ndim > 1 else sums
+        return sums.double().cpu().numpy()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ....compiler.dependency import ParamSlice
-from .base import Scores, slice_norm
+from .base import PowerSums, Scores
 
 _NORMS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm"})
 
@@ -16,6 +16,9 @@ class BatchNormScale:
 
     fallback: str | None = "l1"
 
+    def __init__(self) -> None:
+        self._sums = PowerSums(torch.abs)
+
     def score(self, tensor: torch.Tensor, use: ParamSlice, generator: np.random.Generator) -> Scores | None:
         """Score norm weights; see :class:`.base.Criterion`."""
-        return slice_norm(tensor, use, 1.0) if use.kind in _NORMS and use.name.endswith("weight") else None
+        return self._sums(tensor, use) if use.kind in _NORMS and use.name.endswith("weight") else None

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ....compiler.dependency import ParamSlice
-from .base import Scores, is_weight, slice_norm
+from .base import PowerSums, Scores, is_weight
 
 
 class L2:
@@ -14,6 +14,9 @@ class L2:
 
     fallback: str | None = None
 
+    def __init__(self) -> None:
+        self._sums = PowerSums(torch.square)
+
     def score(self, tensor: torch.Tensor, use: ParamSlice, generator: np.random.Generator) -> Scores | None:
         """Score weights; see :class:`.base.Criterion`."""
-        return slice_norm(tensor, use, 2.0) if is_weight(use) else None
+        return np.sqrt(self._sums(tensor, use)) if is_weight(use) else None
