@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,12 +68,10 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.
     return exported, f"model.pt2 takes batches of {size} only: {reason}"
 
 
-def _dynamic(module: nn.Module, shapes: tuple[dict[int, torch.export.Dim], ...]) -> object:
+def _dynamic(module: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the shapes in the form that fits the signature: nested for ``forward(*inputs)``."""
-    import inspect
-
-    kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
-    return (shapes,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else shapes
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    return (shapes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else shapes
 
 
 def _first_line(error: Exception) -> str:
@@ -80,7 +80,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep the exporter's own warnings and logs out of the user's way; what matters comes back as an error."""
     logger = logging.getLogger("torch")
     level = logger.level

@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from .. import __version__
+from ..compiler.errors import InternalError
 from ..compiler.program import Program
 from .source_classes import Classes, class_names
 from .source_leaf import stateless
@@ -51,7 +52,8 @@ def emit_source(
             classes = Classes(program, names, _placeholders(program)).build(build(program, dissolved))
             break
         except DissolveError as error:
-            assert error.path not in dissolved, f"{error.path} dissolved twice"
+            if error.path in dissolved:
+                raise InternalError(f"the block {error.path} was dissolved already") from error
             dissolved |= {error.path}
     root = _class_name(program.name)
     called = class_names(classes, root, names.taken())
@@ -78,8 +80,8 @@ def emit_source(
 def emitted_state(program: Program) -> dict[str, torch.Tensor]:
     """Return the tensors that the weights file of an emitted ``model.py`` holds.
 
-    That is the state_dict of ``program.module`` and, beside it, tensors that the graph reads and that are not persistent
-    there: the emitted file has no other way to know their values.
+    That is the state_dict of ``program.module`` and, beside it, the tensors that the graph reads and that are not
+    persistent there: the emitted file has no other way to know their values.
     """
     state = dict(program.module.state_dict())
     for node in program.graph.nodes:

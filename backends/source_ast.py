@@ -1,7 +1,7 @@
-"""Python text as trees: literals, slots (literals that may become constructor parameters) and the layout of long lines.
+"""Python text as trees: literals, slots (literals that may become parameters) and the layout of long lines.
 
-The emitter builds ``ast`` trees, not strings, so that precedence, slices and tuples print themselves; two blocks are the
-same class when their trees are equal with every slot blanked out.
+The emitter builds ``ast`` trees, not strings, so that precedence, slices and tuples print themselves; two blocks are
+the same class when their trees are equal with every slot blanked out.
 """
 
 from __future__ import annotations
@@ -140,10 +140,10 @@ class _Resolver(ast.NodeTransformer):
         self.replace = replace
         self.rename = rename
 
-    def visit_SlotExpr(self, node: SlotExpr) -> ast.expr | None:  # noqa: N802 - the name that ast asks for
+    def visit_SlotExpr(self, node: SlotExpr) -> ast.expr | None:
         return self.replace(node.slot)
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Name(self.rename(node.id), ast.Load())
 
     def visit_keyword(self, node: ast.keyword) -> ast.keyword | None:

@@ -156,7 +156,8 @@ class Classes:
         assert block.cls is not None
         if block.cls.inline:
             (statement,) = block.init
-            assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+            assert isinstance(statement, ast.Expr)
+            assert isinstance(statement.value, ast.Call)
             return ast.Call(name("nn.Sequential"), statement.value.args, [])
         values = {p.name: p.values[block.cls.blocks.index(block)] for p in block.cls.parameters}
         layer = member.path
@@ -260,9 +261,7 @@ def _words(cls: Class) -> list[str]:
     found: dict[str, None] = {}
     for tree in cls.blocks[0].trees:
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in {"self", "nn"}:
-                found[node.attr] = None
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 found[node.attr] = None
     return [word for word in found if word not in {"Module", "Sequential"}]
 

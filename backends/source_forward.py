@@ -14,46 +14,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import torch
 from torch import fx
 
-from ..compiler.errors import CompilerError
 from ..compiler.program import Program
-from .source_ast import Slot, SlotExpr, assign, call, flat, literal, name, resolve
+from .source_ast import assign, call, flat, literal, name, resolve
+from .source_expression import Expressions, Read, callee
 from .source_members import Member
 from .source_names import Names
-from .source_tree import Scope, below, gathered, is_flag, is_local, local_names, tensor_of
+from .source_tree import Scope, below, is_local
 
 _LINE = 84
 """Longest expression that calls are nested into."""
 _DEPTH = 3
 """Deepest nest of calls."""
 
-_INFIX: dict[Any, type[ast.operator]] = {
-    operator.add: ast.Add,
-    operator.sub: ast.Sub,
-    operator.mul: ast.Mult,
-    operator.truediv: ast.Div,
-    operator.floordiv: ast.FloorDiv,
-    operator.mod: ast.Mod,
-    operator.pow: ast.Pow,
-    operator.matmul: ast.MatMult,
-    operator.and_: ast.BitAnd,
-    operator.or_: ast.BitOr,
-}
 _AUGMENTED: dict[Any, type[ast.operator]] = {
     operator.iadd: ast.Add,
     operator.isub: ast.Sub,
     operator.imul: ast.Mult,
     operator.itruediv: ast.Div,
-}
-_COMPARE: dict[Any, type[ast.cmpop]] = {
-    operator.eq: ast.Eq,
-    operator.ne: ast.NotEq,
-    operator.lt: ast.Lt,
-    operator.le: ast.LtE,
-    operator.gt: ast.Gt,
-    operator.ge: ast.GtE,
 }
 _TRUNK = ("x", "out", "y", "z")
 _LAYER_LIKE = re.compile(
@@ -79,7 +58,7 @@ class _Step:
     """One operation: the values that it makes, and how it is written."""
 
     makes: list[fx.Node | None]
-    write: Callable[[Callable[[fx.Node], ast.expr]], ast.expr]
+    write: Callable[[Read], ast.expr]
     hint: str
     augmented: type[ast.operator] | None = None
     statement: bool = False
@@ -115,15 +94,14 @@ class _Writer:
     def __init__(
         self, program: Program, scope: Scope, tree: Member, names: Names, placeholders: Sequence[fx.Node]
     ) -> None:
-        self.program, self.scope, self.tree, self.names = program, scope, tree, names
+        self.scope, self.tree = scope, tree
+        self.expressions = Expressions(program, scope, tree, names)
         self.placeholders = placeholders
         self.output = next(node for node in program.graph.nodes if node.op == "output") if not scope.path else None
         self.bound: dict[fx.Node, str] = {}
         self.pending: list[_Pending] = []
         self.body: list[ast.stmt] = []
         self.held: list[fx.Node] = []
-        self.local = {item for item in scope.items if not isinstance(item, Scope)}
-        self.gathered = gathered(scope) if self.output is None else None
         self.steps = self._steps()
         self.last: dict[fx.Node, int] = {}
         for i, step in enumerate(self.steps):
@@ -148,14 +126,14 @@ class _Writer:
 
         if self.output is not None:
             result = literal(
-                self.output.args[0], lambda v: self._expanded(v, value) if isinstance(v, fx.Node) else None
+                self.output.args[0], lambda v: self.expressions.expanded(v, value) if isinstance(v, fx.Node) else None
             )
-            self._named_tuples(self.output.args[0])
+            self.expressions.named_tuples(self.output.args[0])
         else:
-            trees = [self._expanded(node, value) for node in self.scope.outputs]
+            trees = [self.expressions.expanded(node, value) for node in self.scope.outputs]
             result = trees[0] if len(trees) == 1 else ast.Tuple(trees, ast.Load())
         self.body.append(ast.Return(result))
-        inputs = [n for n in (self.placeholders if self.output is not None else self.scope.inputs)]
+        inputs = self.placeholders if self.output is not None else self.scope.inputs
         single = isinstance(self.output.args[0], fx.Node) if self.output is not None else len(self.results) == 1
         return Forward(parameters, defaults, self.body, single and len(inputs) == 1)
 
@@ -167,14 +145,14 @@ class _Writer:
         for item in self.scope.items:
             if isinstance(item, Scope):
                 steps.append(self._block_step(item))
-            elif item not in folded and not self._is_free(item):
+            elif item not in folded and not self.expressions.is_free(item):
                 step = self._node_step(item)
                 if parts := self._unpacked(item):
                     step.makes = parts
                     folded.update(item.users)
                 steps.append(step)
         for step in steps:
-            step.order = self._evaluation_order(step.write)
+            step.order = self.expressions.evaluation_order(step.write)
         return steps
 
     def _block_step(self, inner: Scope) -> _Step:
@@ -182,12 +160,12 @@ class _Writer:
         sources = inner.inputs
         return _Step(
             list(inner.outputs),
-            lambda value: call(target, [self._expanded(n, value) for n in sources]),
+            lambda value: call(target, [self.expressions.expanded(n, value) for n in sources]),
             inner.path,
         )
 
     def _node_step(self, node: fx.Node) -> _Step:
-        step = _Step([node], lambda value: self._written(node, value), "", statement=not node.users)
+        step = _Step([node], lambda value: self.expressions.written(node, value), "", statement=not node.users)
         if node.op == "call_module":
             step.hint = str(node.target)
         elif node.op == "call_function" and node.target in _AUGMENTED and isinstance(node.args[0], fx.Node):
@@ -203,7 +181,7 @@ class _Writer:
         parts: dict[int, fx.Node] = {}
         for user in node.users:
             index = user.args[1] if len(user.args) == 2 else None
-            if user.target is not operator.getitem or user not in self.local or user.args[0] is not node:
+            if user.target is not operator.getitem or user not in self.expressions.local or user.args[0] is not node:
                 return None
             if not isinstance(index, int) or index < 0 or index in parts:
                 return None
@@ -215,40 +193,13 @@ class _Writer:
             return None
         return [parts.get(i) for i in range(length)]
 
-    def _is_free(self, node: fx.Node) -> bool:
-        """Return whether a node only picks from a shape, which is written wherever it is needed."""
-        if node.op != "call_function" or node.target is not operator.getitem or node not in self.local or node.kwargs:
-            return False
-        base, index = node.args
-        of_shape = isinstance(base, fx.Node) and (
-            base.target == "size" or (base.target is getattr and base.args[1] == "shape")
-        )
-        return of_shape and isinstance(index, int) and node not in self.scope.outputs
-
-    def _expanded(self, node: fx.Node, of: Callable[[fx.Node], ast.expr]) -> ast.expr:
-        if self._is_free(node):
-            base, index = node.args
-            return ast.Subscript(of(cast(fx.Node, base)), literal(index), ast.Load())
-        return of(node)
-
-    def _evaluation_order(self, write: Callable[[Callable[[fx.Node], ast.expr]], Any]) -> list[fx.Node]:
-        order: list[fx.Node] = []
-
-        def note(node: fx.Node) -> ast.expr:
-            if not is_local(node, self.scope.path):
-                order.append(node)
-            return ast.Name("_")
-
-        write(note)
-        return order
-
     def _result_order(self) -> list[fx.Node]:
         value = self.output.args[0] if self.output is not None else list(self.scope.outputs)
 
-        def write(of: Callable[[fx.Node], ast.expr]) -> ast.expr:
-            return literal(value, lambda v: self._expanded(v, of) if isinstance(v, fx.Node) else None)
+        def write(of: Read) -> ast.expr:
+            return literal(value, lambda v: self.expressions.expanded(v, of) if isinstance(v, fx.Node) else None)
 
-        return self._evaluation_order(write)
+        return self.expressions.evaluation_order(write)
 
     # -- statements
 
@@ -260,7 +211,7 @@ class _Writer:
                 if node.args:
                     defaults[str(node.target)] = node.args[0]
             return [str(node.target) for node in self.placeholders], defaults
-        if self.gathered is not None:
+        if self.expressions.gathered is not None:
             return ["*features"], {}
         for node in self.scope.inputs:
             wanted = "x"
@@ -343,7 +294,7 @@ class _Writer:
             self._flush(len(self.pending), index)
             right = self._value(cast(fx.Node, other))
         else:
-            right = self._argument(cast(fx.Node, made), other, "other", self._value)
+            right = self.expressions.argument(made, other, "other", self._value)
         self._flush(len(self.pending), index)
         self.held = []
         variable = self.bound[target]
@@ -368,10 +319,13 @@ class _Writer:
                 continue
             self.bound[node] = self._variable(pending, position, index, variables)
             variables.append(self.bound[node])
-        targets = [ast.Name(v, ast.Store()) for v in variables]
+        targets: list[ast.expr] = [ast.Name(v, ast.Store()) for v in variables]
         self.body.append(assign(targets[0] if len(targets) == 1 else ast.Tuple(targets, ast.Store()), pending.tree))
 
     # -- names
+
+    def _value(self, node: fx.Node) -> ast.expr:
+        return self.expressions.attribute(node) or name(self.bound[node])
 
     def _variable(self, pending: _Pending, position: int, index: int, taken: Sequence[str]) -> str:
         made = pending.step.makes
@@ -401,90 +355,6 @@ class _Writer:
         in_current = node in (current.order if current is not None else self.results) and pending.step is not current
         return in_current or node in self.held or any(node in p.reads for p in self.pending)
 
-    # -- expressions
-
-    def _value(self, node: fx.Node) -> ast.expr:
-        if is_local(node, self.scope.path):
-            if is_flag(node):
-                return name("self.training")
-            if tensor_of(self.program, node) is None:
-                return literal(self.program.attribute(str(node.target)))
-            return self.tree.access(below(str(node.target), self.scope.path))
-        return name(self.bound[node])
-
-    def _argument(
-        self, node: fx.Node, value: Any, hint: str, of: Callable[[fx.Node], ast.expr], slots: bool = True
-    ) -> ast.expr:
-        def leaf(inner: Any) -> ast.expr | None:
-            if isinstance(inner, fx.Node):
-                return self._expanded(inner, of)
-            if slots and _is_number(inner):
-                return SlotExpr(Slot(inner, _callee(node), hint, forward=True))
-            return None
-
-        return literal(value, leaf)
-
-    def _written(self, node: fx.Node, of: Callable[[fx.Node], ast.expr]) -> ast.expr:
-        try:
-            return self._written_node(node, of)
-        except CompilerError as error:
-            raise CompilerError(error.what, where=error.where or node.name, hint=error.hint) from error
-
-    def _written_node(self, node: fx.Node, of: Callable[[fx.Node], ast.expr]) -> ast.expr:
-        target: Any = node.target
-        if node.op == "call_function" and not node.kwargs and node is not self.gathered:
-            operands = [
-                lambda i=i, slots=True: self._argument(node, node.args[i], f"arg{i}", of, slots)
-                for i in range(len(node.args))
-            ]
-            if target in _INFIX:
-                return ast.BinOp(operands[0](), _INFIX[target](), operands[1]())
-            if target in _COMPARE:
-                return ast.Compare(operands[0](), [_COMPARE[target]()], [operands[1]()])
-            if target is operator.neg:
-                return ast.UnaryOp(ast.USub(), operands[0]())
-            if target is operator.getitem:
-                index = node.args[1]
-                plain = self._argument(node, index, "index", of, slots=not isinstance(index, int))
-                return ast.Subscript(operands[0](), plain, ast.Load())
-            if target is getattr and len(node.args) == 2 and isinstance(node.args[1], str):
-                return ast.Attribute(operands[0](), node.args[1], ast.Load())
-        if target is torch._assert:  # pyright: ignore[reportPrivateUsage]
-            # The message quotes names of the traced graph.
-            condition, message = self._argument(node, node.args[0], "condition", of), str(node.args[1])
-            return call(name("torch._assert"), [condition, ast.Constant(re.sub(r"Proxy\(\w+\)", "...", message))])
-        arguments = [
-            name("features") if node is self.gathered and i == 0 else self._argument(node, a, f"arg{i}", of)
-            for i, a in enumerate(node.args)
-        ]
-        keywords = {k: self._argument(node, v, k, of) for k, v in node.kwargs.items()}
-        if node.op == "call_module":
-            path = local_names(self.program, self.scope.path, node)[0]
-            return call(self.tree.access(path), arguments, keywords)
-        if node.op == "call_method":
-            return call(ast.Attribute(arguments[0], str(target), ast.Load()), arguments[1:], keywords)
-        return call(name(self.names.function(target, node.name)), arguments, keywords)
-
-    def _named_tuples(self, value: Any) -> None:
-        if isinstance(value, tuple) and hasattr(cast(Any, value), "_fields"):
-            self.names.named_tuple(type(cast(Any, value)))
-        if isinstance(value, tuple | list):
-            for item in cast(Sequence[Any], value):
-                self._named_tuples(item)
-        elif isinstance(value, dict):
-            for item in cast(dict[Any, Any], value).values():
-                self._named_tuples(item)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, tuple | list) and value and not hasattr(cast(Any, value), "_fields"):
-        return all(isinstance(item, int) for item in cast(Sequence[Any], value))
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _callee(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
 
 def _measure(tree: ast.expr) -> str:
     """Return the text of an expression for its length: equal for blocks that are equal but for their slots."""
@@ -501,7 +371,7 @@ def _unique(wanted: str, busy: set[str]) -> str:
 
 def _known_length(node: fx.Node) -> int | None:
     """Return how many parts a split has, where that is written down."""
-    target = _callee(node)
+    target = callee(node)
     if target not in {"split", "chunk", "split_with_sizes"} or node.op == "call_module" or len(node.args) < 2:
         return None
     size = node.args[1]
@@ -511,4 +381,4 @@ def _known_length(node: fx.Node) -> int | None:
 
 
 def _is_chunk(node: fx.Node) -> bool:
-    return _callee(node) == "chunk"
+    return callee(node) == "chunk"

@@ -56,7 +56,7 @@ class Constructor:
 
 
 def torch_type(module: nn.Module) -> type[nn.Module]:
-    """Return the ``torch.nn`` class that behaves as a module's own class does (a subclass may only add construction)."""
+    """Return the ``torch.nn`` class that a module's own class behaves like (it may only add construction)."""
     own = type(module)
     for kind in own.__mro__:
         if kind.__module__.split(".")[:2] == ["torch", "nn"] and kind is not nn.Module and kind.forward is own.forward:
@@ -122,9 +122,12 @@ def _arguments(module: nn.Module, kind: type[nn.Module]) -> tuple[Argument, ...]
 def _value(module: nn.Module, name: str) -> Any:
     if name == "bias":
         if isinstance(module, nn.MultiheadAttention):
-            return module.in_proj_bias is not None
+            return getattr(module, "in_proj_bias", None) is not None
         # Without a weight there is no bias to leave out.
-        return module.bias is not None or not getattr(module, "elementwise_affine", True)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, bool):
+            return bias
+        return bias is not None or not getattr(module, "elementwise_affine", True)
     if name == "add_bias_kv":
         return getattr(module, "bias_k", None) is not None
     if name == "dtype":

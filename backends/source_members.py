@@ -146,7 +146,7 @@ def _original_order(program: Program, member: Member) -> None:
     if member.kind == "chain":
         return
     try:
-        known = list(program.owner(member.path)._modules)
+        known = list(vars(program.owner(member.path))["_modules"])
     except AttributeError:
         return
     rank = {name: i for i, name in enumerate(known)}

@@ -141,7 +141,7 @@ def _borrowed(column: tuple[Any, ...], originals: Sequence[Mapping[str, Any]]) -
 
 
 def _plain(value: Any) -> str:
-    return repr(tuple(value) if isinstance(value, list) else value)  # pyright: ignore[reportUnknownArgumentType]
+    return repr(tuple(value) if isinstance(value, list) else value)
 
 
 def _free(wanted: str, taken: Sequence[str]) -> str:

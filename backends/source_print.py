@@ -116,7 +116,7 @@ class _Positional(ast.NodeTransformer):
     def is_class(self, func: ast.expr) -> bool:
         return isinstance(func, ast.Name) and func.id in self.classes
 
-    def visit_Call(self, node: ast.Call) -> ast.Call:  # noqa: N802 - the name that ast asks for
+    def visit_Call(self, node: ast.Call) -> ast.Call:
         self.generic_visit(node)
         layer = (
             isinstance(node.func, ast.Attribute)

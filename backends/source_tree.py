@@ -149,7 +149,7 @@ class _Frames:
         return found
 
     def _own(self, node: fx.Node) -> tuple[Frame, ...] | None:
-        recorded = cast("dict[str, tuple[str, Any]]", node.meta.get("nn_module_stack"))
+        recorded = cast("dict[str, tuple[str, Any]] | None", node.meta.get("nn_module_stack"))
         if recorded:
             entries = [(key, path, kind) for key, (path, kind) in recorded.items()]
         elif node.op == "call_module":
@@ -250,16 +250,13 @@ def gathered(scope: Scope) -> fx.Node | None:
 def local_names(program: Program, path: str, node: fx.Node) -> list[str]:
     """Return the names, as seen from a block, of the layer that a node calls; none where the block may not own it."""
     target = str(node.target)
-    if target.startswith(path + ".") or not path:
-        names = [below(target, path)]
-    else:
-        names = []
+    names = [below(target, path)] if target.startswith(path + ".") or not path else []
     leaf = program.owner(target)
     # The graph knows a module that has several names by the first of them. A shared activation may be built once more;
     # a layer with weights must stay the one that it is.
     if stateless(leaf):
         try:
-            members = program.owner(path)._modules  # named_children() leaves repeated modules out
+            members = vars(program.owner(path))["_modules"]  # named_children() leaves repeated modules out
         except AttributeError:
             return names
         names += [name for name, module in members.items() if module is leaf and name not in names]

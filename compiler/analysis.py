@@ -70,6 +70,8 @@ def _interpret(ctx: RuleContext, node: fx.Node) -> None:
     else:
         call = normalise(ctx.program, node)
         found = lookup(call.key)
+        if found is None and call.module is not None:
+            ctx.opaque.update((id(p), node.name) for p in call.module.parameters())
         ctx.env[node] = found(ctx, call) if found is not None else ctx.unknown(call)
 
 
@@ -108,6 +110,9 @@ def _tie_shared_tensors(ctx: RuleContext) -> dict[str, str]:
         canonical = first_name.setdefault(id(tensor), use.name)
         if canonical != use.name:
             shared[use.name] = canonical
+        if id(tensor) in ctx.opaque:
+            ctx.node = ctx.opaque[id(tensor)]
+            ctx.pin(use.atoms, f"{use.name} is also read by an operation without a rule")
         first = first_use.setdefault((id(tensor), use.axis), use)
         if first is not use:
             ctx.node = use.node

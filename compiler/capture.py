@@ -21,7 +21,7 @@ from torch import fx, nn
 
 from . import functional
 from .errors import CaptureError, CompilerError
-from .program import InputSpec, Program
+from .program import InputSpec, Program, referenced_tree
 from .shapes import infer, is_tensor
 
 TRAINING: Final = "training"
@@ -96,6 +96,7 @@ def trace(
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     tracer = _Tracer()
     branched: list[str] = []
+    own_attributes = set(model.__dict__)
     with _training_flags(model, branched):
         try:
             graph = tracer.trace(model)
@@ -113,10 +114,12 @@ def trace(
         for path in dict.fromkeys(branched)
     ]
     class_name = re.sub(r"\W", "_", name or type(model).__name__)
-    program = Program(graph, model, specs, class_name, tuple(notes))
-    infer(program)
+    infer(Program(graph, model, specs))
     _make_mutation_explicit(graph, model)
     eliminate_dead_code(graph)
+    program = Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes))
+    for constant in set(model.__dict__) - own_attributes:  # fx stores literal tensors on the model it traces
+        delattr(model, constant)
     return program
 
 

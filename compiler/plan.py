@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+
+from .errors import InternalError
 
 Kept = list[int] | list[list[int]]
 """Original indices along one axis, in the order in which they now stand. Axis 1 of a grouped convolution: one list per
@@ -31,6 +33,24 @@ class Plan:
     lists for group norm, one per remaining group). A norm without parameters leaves no trace in ``kept``."""
     groups: tuple[PrunedGroup, ...] = ()
 
+    def then(self, later: Plan, shapes: Mapping[str, Sequence[int]]) -> Plan:
+        """Return the plan of pruning by this plan first and by ``later`` next, whose indices count what this one kept.
+
+        Args:
+            later: A plan of the program that this plan led to.
+            shapes: Shapes of the original tensors by name. What is not among them (a gather's indices) is no original
+                tensor, and is left out.
+        """
+        names = [name for name in (*self.kept, *later.kept) if name in shapes]
+        kept = {
+            name: _then_axes(name, self.kept.get(name, {}), later.kept.get(name, {}), shapes[name][0])
+            for name in dict.fromkeys(names)
+        }
+        norms = dict(self.norms)
+        for node, indices in later.norms.items():
+            norms[node] = _then(norms[node], indices, f"the normalisation {node}") if node in norms else indices
+        return Plan(kept, norms, _then_groups(self.groups, later.groups))
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``plan.json``."""
         return {
@@ -52,3 +72,41 @@ class Plan:
                 PrunedGroup(g["name"], tuple(g["layers"]), g["before"], g["after"]) for g in data.get("groups", [])
             ),
         )
+
+
+def _then_axes(name: str, first: Mapping[int, Kept], later: Mapping[int, Kept], rows: int) -> dict[int, Kept]:
+    """Compose the axes of one tensor that has ``rows`` rows originally."""
+    before = first.get(1)
+    if before is not None and _is_nested(before) and 0 in later:
+        # Rows stand group by group, so those that are left tell which of the groups are.
+        rows_per_group = len(first.get(0, range(rows))) // len(before)
+        groups = dict.fromkeys(row // rows_per_group for row in cast("list[int]", later[0]))
+        first = {**first, 1: cast("list[list[int]]", [before[group] for group in groups])}
+    axes = sorted({*first, *later})
+    return {
+        axis: _then(first[axis], later[axis], f"axis {axis} of {name}")
+        if axis in first and axis in later
+        else first.get(axis) or later[axis]
+        for axis in axes
+    }
+
+
+def _then(first: Kept, later: Kept, what: str) -> Kept:
+    if not _is_nested(first) and not _is_nested(later):
+        return [cast("list[int]", first)[index] for index in cast("list[int]", later)]
+    if not _is_nested(first) or not _is_nested(later) or len(first) != len(later):
+        raise InternalError(f"two plans for {what} cannot be joined: its groups differ")
+    pairs = zip(cast("list[list[int]]", first), cast("list[list[int]]", later), strict=True)
+    return [[inside[index] for index in indices] for inside, indices in pairs]
+
+
+def _is_nested(kept: Kept) -> bool:
+    return bool(kept) and isinstance(kept[0], list)
+
+
+def _then_groups(first: Sequence[PrunedGroup], later: Sequence[PrunedGroup]) -> tuple[PrunedGroup, ...]:
+    """Take the groups of the original, at the widths that they have in the end."""
+    widths = {group.name: group.after for group in later}
+    joined = [PrunedGroup(g.name, g.layers, g.before, widths.get(g.name, g.after)) for g in first]
+    known = {group.name for group in first}
+    return (*joined, *(group for group in later if group.name not in known))

@@ -85,3 +85,45 @@ class Program:
                 if name not in seen:
                     seen.add(name)
                     yield name, tensor
+
+
+def place(root: nn.Module, path: str, value: Any, *, persistent: bool = True) -> None:
+    """Put a module, parameter, buffer or plain value at a dotted path, making the containers on the way."""
+    *containers, name = path.split(".")
+    for container in containers:
+        child = root._modules.get(container)
+        if child is None:
+            child = nn.Module()
+            child.training = root.training
+            root.add_module(container, child)
+        root = child
+    if isinstance(value, nn.Module):
+        root.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(name, value)
+    elif isinstance(value, torch.Tensor):
+        if name not in root._buffers:
+            root.register_buffer(name, value, persistent=persistent)
+    elif name != "training":
+        setattr(root, name, value)
+
+
+def is_persistent(root: nn.Module, path: str) -> bool:
+    """Tell whether a buffer belongs to the state_dict."""
+    owner, _, name = path.rpartition(".")
+    return name not in root.get_submodule(owner)._non_persistent_buffers_set
+
+
+def referenced_tree(root: nn.Module, graph: fx.Graph) -> nn.Module:
+    """Return a new module tree that holds what the graph names and nothing else; leaves and tensors are shared."""
+    tree = nn.Module()
+    tree.training = root.training
+    done: set[str] = set()
+    for node in graph.nodes:
+        path = str(node.target)
+        if node.op in ("call_module", "get_attr") and path not in done:
+            done.add(path)
+            owner, _, name = path.rpartition(".")
+            value = getattr(root.get_submodule(owner), name)
+            place(tree, path, value, persistent=node.op == "call_module" or is_persistent(root, path))
+    return tree

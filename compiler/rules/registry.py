@@ -58,6 +58,8 @@ class RuleContext:
         self.balances: list[Balance] = []
         self.norms: dict[str, Atoms] = {}
         self.gathers: dict[fx.Node, Gather] = {}
+        self.opaque: dict[int, str] = {}
+        """Identity of a parameter that an unknown module reads -> that node's name."""
         self.atoms = 0
         self.node = ""
         """Name of the node being interpreted: the place that ties and pins are recorded at."""

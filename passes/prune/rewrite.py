@@ -24,9 +24,9 @@ from ...compiler.dependency import KEEP, ArgUse, Count, Gather
 from ...compiler.errors import CompilerError, InternalError
 from ...compiler.labels import ChannelLabels
 from ...compiler.ops import normalise, set_parameter
-from ...compiler.program import Program, TensorSpec
+from ...compiler.program import Program, TensorSpec, place
 from ...compiler.shapes import concrete, infer_node, set_value, value_of
-from .slicing import KeptChannels, place, rebuild_modules
+from .slicing import KeptChannels, rebuild_modules
 
 
 def rewrite(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChannels) -> Program:

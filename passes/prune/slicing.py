@@ -17,7 +17,7 @@ from torch import nn
 
 from ...compiler.dependency import AttrUse, ChannelDependencies, Count, ParamSlice
 from ...compiler.plan import Kept
-from ...compiler.program import Program
+from ...compiler.program import Program, is_persistent, place
 
 Bools = npt.NDArray[np.bool_]
 
@@ -132,7 +132,8 @@ def rebuild_modules(program: Program, tensors: dict[str, torch.Tensor], kept: Ke
                 copies[id(module)] = _copy_leaf(module, sliced.get(path, {}), counted.get(path, []), kept)
             place(root, path, copies[id(module)])
         elif node.op == "get_attr":
-            place(root, path, tensors.get(path, program.attribute(path)))
+            value = tensors.get(path, program.attribute(path))
+            place(root, path, value, persistent=is_persistent(program.root, path))
     return root
 
 
@@ -159,23 +160,3 @@ def _copy_leaf(module: nn.Module, tensors: dict[str, torch.Tensor], counts: list
 def _read(module: nn.Module, attribute: str, item: int | None) -> Any:
     value = getattr(module, attribute)
     return value if item is None else value[item]
-
-
-def place(root: nn.Module, path: str, value: Any) -> None:
-    """Put a module, parameter, buffer or plain value at a dotted path, making the containers on the way."""
-    *containers, name = path.split(".")
-    for container in containers:
-        if container not in root._modules:
-            child = nn.Module()
-            child.training = root.training
-            root.add_module(container, child)
-        root = root.get_submodule(container)
-    if isinstance(value, nn.Module):
-        root.add_module(name, value)
-    elif isinstance(value, nn.Parameter):
-        root.register_parameter(name, value)
-    elif isinstance(value, torch.Tensor):
-        if name not in root._buffers:
-            root.register_buffer(name, value)
-    elif name != "training":
-        setattr(root, name, value)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from secateur.backends import artefact, weights_file
 from secateur.compiler.errors import ArtefactError
 from secateur.compiler.plan import Plan, PrunedGroup
-from torch import nn
 
 MODEL = """
 import torch
@@ -217,7 +218,7 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="cannot read the weights"):
         artefact.load(out)
     (out / "model.py").write_text("class Net(")
-    with pytest.raises(ArtefactError, match="model.py cannot be run: SyntaxError"):
+    with pytest.raises(ArtefactError, match=r"model\.py cannot be run: SyntaxError"):
         artefact.load(out)
     (out / "model.py").unlink()
     with pytest.raises(ArtefactError, match=r"has no model\.py"):

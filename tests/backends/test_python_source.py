@@ -2,84 +2,20 @@
 
 from __future__ import annotations
 
-import ast
-import sys
-from collections import namedtuple
+import operator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from secateur.backends import artefact, weights_file
 from secateur.backends.python_source import emit_source, emitted_state
 from secateur.compiler import functional
-from secateur.compiler.errors import CompilerError
-from secateur.compiler.program import InputSpec, Program
-from torch import fx, nn
-
+from support.emitted import IMAGE, assert_equal, check, run_source, trace
 from support.golden import Golden
-
-IMAGE = (2, 3, 16, 16)
-
-
-def trace(module: nn.Module, *shapes: tuple[int, ...], name: str = "Net", seed: int = 0) -> Program:
-    torch.manual_seed(seed)
-    for tensor in module.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.copy_(torch.rand_like(tensor) * 0.5 + 0.1)
-    graph = fx.Tracer().trace(module)
-    names = [n.target for n in graph.nodes if n.op == "placeholder"]
-    inputs = tuple(InputSpec(str(n), shape) for n, shape in zip(names, shapes, strict=False))
-    return Program(graph, module.eval(), inputs, name=name)
-
-
-def run_source(text: str) -> nn.Module:
-    namespace: dict[str, Any] = {"__name__": "emitted", "__file__": "model.py"}
-    exec(compile(text, "model.py", "exec"), namespace)
-    return namespace[namespace["__all__"][0]]()
-
-
-def assert_equal(ours: Any, theirs: Any) -> None:
-    if isinstance(theirs, dict):
-        assert list(ours) == list(theirs)
-        ours, theirs = list(ours.values()), list(theirs.values())
-    if isinstance(theirs, list | tuple):
-        assert len(ours) == len(theirs)
-        for a, b in zip(ours, theirs, strict=True):
-            assert_equal(a, b)
-    else:
-        assert torch.equal(ours, theirs)
-
-
-def check(program: Program) -> str:
-    """Emit, execute, compare in float64, train one step; return the text."""
-    text = emit_source(program)
-    assert text == emit_source(program)
-    assert max(map(len, text.splitlines())) <= 120
-    imported = {
-        alias.name.partition(".")[0]
-        for n in ast.walk(ast.parse(text))
-        if isinstance(n, ast.Import)
-        for alias in n.names
-    } | {str(n.module).partition(".")[0] for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)}
-    assert imported - sys.stdlib_module_names == {"torch"}
-    model, original = run_source(text), program.module
-    assert set(model.state_dict()) == set(emitted_state(program))
-    assert set(original.state_dict()) <= set(model.state_dict())
-    model.load_state_dict(emitted_state(program))
-    model.double().eval()
-    original.double().eval()
-    inputs = [torch.rand(spec.shape, dtype=torch.float64) for spec in program.inputs]
-    with torch.no_grad():
-        assert_equal(model(*[t.clone() for t in inputs]), original(*[t.clone() for t in inputs]))
-    model.train()
-    result = model(*inputs)
-    result = list(result.values()) if isinstance(result, dict) else result
-    sum(t.sum() for t in (result if isinstance(result, list | tuple) else [result])).backward()
-    used = [p.grad for p in model.parameters() if p.requires_grad]
-    assert all(gradient is not None for gradient in used)
-    return text
 
 
 class Residual(nn.Module):
@@ -125,6 +61,9 @@ def test_golden_residual_net(golden: Golden) -> None:
 class Everything(nn.Module):
     """Parameters, buffers, splits, index_select, chunk, infix operators, methods, slices."""
 
+    gather_0: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 10, 3, padding=1, padding_mode="reflect")
@@ -147,7 +86,7 @@ class Everything(nn.Module):
 
 def test_functional_code_and_attributes() -> None:
     program = trace(Everything(), IMAGE)
-    program.root.gather_0.copy_(torch.tensor([9, 1, 0, 4, 2, 3, 8]))
+    program.attribute("gather_0").copy_(torch.tensor([9, 1, 0, 4, 2, 3, 8]))
     text = check(program)
     assert 'self.register_buffer("gather_0", torch.zeros(7, dtype=torch.int64))' in text
     assert "self.scale = nn.Parameter(torch.zeros(10, 1, 1))" in text
@@ -238,7 +177,9 @@ class Splitter(nn.Module):
         return x[:, :2], x[:, 1:]
 
 
-Pair = namedtuple("Pair", ["first", "second"])
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
 
 
 @pytest.mark.parametrize("form", ["dict", "tuple", "named"])
@@ -281,8 +222,6 @@ def test_order_of_evaluation_survives_work_in_place() -> None:
 
 def test_augmented_assignment() -> None:
     program = trace(ResidualNet(), IMAGE)
-    import operator
-
     for node in program.graph.nodes:
         if node.target is operator.add:
             node.target = operator.iadd
@@ -329,9 +268,10 @@ def test_tied_weights_stay_tied() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+            inner = nn.Linear(6, 6)
+            self.first = nn.Sequential(inner, nn.ReLU())
             self.second = nn.Linear(6, 6)
-            self.second.weight = self.first[0].weight
+            self.second.weight = inner.weight
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.second(self.first(x))
@@ -362,76 +302,6 @@ def test_node_without_a_stack_joins_its_consumer() -> None:
     text = check(program)
     assert "torch.mul(" in text
     assert "class Residual" in text
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(4, 8, (3, 5), stride=(2, 1), padding=(1, 2), dilation=1, groups=2, padding_mode="circular"),
-        nn.Conv2d(4, 8, 3, padding="same"),
-        nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, bias=False),
-        nn.BatchNorm2d(4, eps=1e-3, momentum=None, affine=False),
-        nn.BatchNorm2d(4, track_running_stats=False),
-        nn.GroupNorm(2, 4),
-        nn.InstanceNorm2d(4, affine=True),
-        nn.LayerNorm((16, 16)),
-        nn.LayerNorm(16, elementwise_affine=False, eps=1e-6),
-        nn.LocalResponseNorm(3),
-        nn.AvgPool2d(2),
-        nn.AvgPool2d((2, 1), stride=1, count_include_pad=False),
-        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
-        nn.AdaptiveAvgPool2d((None, 7)),
-        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-        nn.PReLU(4),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Hardtanh(-2.0, 2.0),
-        nn.GELU(approximate="tanh"),
-        nn.Softmax(dim=1),
-        nn.Softplus(),
-        nn.Dropout(0.3),
-        nn.PixelShuffle(2),
-        nn.ZeroPad2d((1, 0, 2, 0)),
-        nn.ConstantPad2d(1, 0.5),
-        nn.Flatten(),
-        nn.Unflatten(1, (2, 2)),
-        nn.ChannelShuffle(2),
-        nn.Identity(),
-        nn.Linear(16, 3, bias=False),
-    ],
-    ids=lambda layer: type(layer).__name__,
-)
-def test_layers(layer: nn.Module) -> None:
-    program = trace(nn.Sequential(nn.Conv2d(3, 4, 1), layer), IMAGE)
-    text = emit_source(program)
-    model = run_source(text).eval()
-    assert repr(model[1]) == repr(layer)
-    model.load_state_dict(emitted_state(program))
-    x = torch.rand(IMAGE)
-    assert torch.equal(model(x), program.module(x))
-
-
-class Unknown(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def test_refusals_name_the_culprit() -> None:
-    program = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.LSTM(16, 4)), IMAGE)
-    with pytest.raises(CompilerError, match=r"layer 1 \(LSTM\)"):
-        emit_source(program)
-    wrong = nn.Conv2d(3, 4, 1)
-    wrong.weight = nn.Parameter(torch.zeros(2, 3, 1, 1))
-    with pytest.raises(CompilerError, match=r"layer 0 .*\[2, 3, 1, 1\]"):
-        emit_source(trace(nn.Sequential(wrong), IMAGE))
-    program = trace(nn.Sequential(nn.ReLU()), IMAGE)
-    next(n for n in program.graph.nodes if n.op == "call_module").target = "0"
-    node = next(n for n in program.graph.nodes if n.op == "call_module")
-    with program.graph.inserting_after(node):
-        extra = program.graph.call_function(check, (node,))
-    node.replace_all_uses_with(extra)
-    extra.args = (node,)
-    with pytest.raises(CompilerError, match="cannot be called from a file that needs only torch"):
-        emit_source(program)
 
 
 def test_load_reads_the_weights_without_a_package(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""The table of what can be emitted. It imports no torch, so that the command line lists it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+from ..compiler.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table of backends."""
+
+    file: str
+    """What it adds to an artefact."""
+    summary: str
+    """One line for ``secateur list backends``."""
+
+
+BACKENDS: Final[dict[str, Entry]] = {
+    "python": Entry("model.py", "readable, stand-alone PyTorch source; loads model.safetensors, needs only torch"),
+    "pt2": Entry("model.pt2", "torch.export program, weights included"),
+}
+
+
+def check(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the backends named, each once, in the order of the table.
+
+    Raises:
+        OptionError: None is named, or one does not exist.
+    """
+    wanted = list(names)
+    for name in wanted:
+        if name not in BACKENDS:
+            near = get_close_matches(name, BACKENDS, n=3, cutoff=0.5)
+            raise OptionError(f"there is no backend '{name}'", where="--emit", hint=f"one of {', '.join(near or BACKENDS)}")
+    if not wanted:
+        raise OptionError("no backend is named", where="--emit", hint=", ".join(BACKENDS))
+    return tuple(name for name in BACKENDS if name in wanted)

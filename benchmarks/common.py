@@ -1,0 +1,208 @@
+"""What the benchmarks share: the header of every record, random model states, tables, and where results go.
+
+Importing this file imports neither torch nor torchvision, so that a process that only starts others stays small.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository."""
+RESULTS = ROOT / "benchmarks" / "results"
+MIB, GIB = 1 << 20, 1 << 30
+Json = dict[str, Any]
+
+
+# -- the header
+
+
+def header(threads: int) -> Json:
+    """Return what a reader needs to judge a record: the command, the machine, the versions, the commit."""
+    return {"command": command(), **provenance(), "machine": machine(), "versions": versions(), "torch_threads": threads}
+
+
+def provenance() -> Json:
+    """Return date and commit."""
+    return {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "commit": commit()}
+
+
+def command() -> str:
+    """Return the command line that is running, without paths of this machine."""
+    script = Path(sys.argv[0]).name
+    return " ".join(["python", f"benchmarks/{script}", *(portable(a) for a in sys.argv[1:])])
+
+
+def commit() -> str:
+    """Return the short commit, marked if files other than results differ from it."""
+    try:
+        revision = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + (" with uncommitted changes" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def machine() -> Json:
+    """Describe the machine in general terms."""
+    return {
+        "cpu": _first_match(Path("/proc/cpuinfo"), r"model name\s*:\s*(.+)") or platform.processor() or "unknown",
+        "cores": os.cpu_count() or 0,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
+        "os": f"{platform.system()} ({_first_match(Path('/etc/os-release'), r'PRETTY_NAME="(.+)"') or 'unknown'})",
+        "arch": platform.machine(),
+    }
+
+
+def _first_match(path: Path, pattern: str) -> str:
+    try:
+        found = re.search(pattern, path.read_text(encoding="utf-8"))
+    except OSError:
+        return ""
+    return found[1].strip() if found else ""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what was measured, from the packages' metadata."""
+    found = {"python": platform.python_version()}
+    for name in ("secateur", "torch", "torchvision", "torch-pruning", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(head: Mapping[str, Any]) -> list[str]:
+    """Return a header as lines of Markdown."""
+    on, known = head["machine"], head["versions"]
+    return [
+        f"- command: `{head['command']}`",
+        f"- date: {head['date']}, commit {head['commit']}",
+        f"- machine: {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB memory, {on['os']}, {on['arch']}",
+        "- versions: " + ", ".join(f"{name} {version}" for name, version in known.items()),
+        f"- torch threads: {head['torch_threads']}",
+    ]
+
+
+def portable(text: str) -> str:
+    """Remove what is particular to this machine from a text: where things are installed."""
+    for path, stands_for in (
+        (str(ROOT), "."),
+        (sys.prefix, "ENV"),
+        (sys.base_prefix, "PYTHON"),
+        (tempfile.gettempdir(), "TMP"),
+        (str(Path.home()), "~"),
+    ):
+        text = re.sub(re.escape(path) + r"(?=[/\s\"':]|$)", stands_for, text)
+    return re.sub(r"(?<![\w.~])/(?:[\w.+-]+/)+(?=[\w.+-]+)", "", text)
+
+
+# -- tables and files
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> list[str]:
+    """Return a Markdown table, the first ``left`` columns aligned to the left and the others to the right."""
+    lines = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(column), 3, *(len(line[i]) for line in lines)) for i, column in enumerate(columns)]
+
+    def layout(cells: Sequence[str]) -> str:
+        padded = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        return f"| {' | '.join(padded)} |"
+
+    rule = ("-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths))
+    return [layout(columns), f"| {' | '.join(rule)} |", *map(layout, lines)]
+
+
+def write_results(folder: Path, name: str, data: Mapping[str, Any], lines: Sequence[str]) -> None:
+    """Write ``name.json`` and ``name.md``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"\nwritten: {name}.json and {name}.md in {portable(str(folder))}")
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """Return a fraction as a percentage."""
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+# -- processes
+
+
+def resident() -> Json:
+    """Return current and peak resident memory of this process in bytes."""
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"now": pages * os.sysconf("SC_PAGE_SIZE"), "peak": peak}
+
+
+def single_threaded() -> dict[str, str]:
+    """Return an environment in which no numerical library starts a second thread."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def fit_slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Return the exponent b of values ~ a * sizes ** b, by least squares on logarithms."""
+    x, y = [math.log(s) for s in sizes], [math.log(v) for v in values]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    spread = sum((a - mean_x) ** 2 for a in x)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+
+
+# -- models
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """Build a torchvision model in eval mode, with a random state that has no symmetry left (see :func:`randomise`)."""
+    import torch
+    from secateur.compiler import vision
+
+    vision.import_torchvision()
+    torch.manual_seed(seed)
+    return randomise(vision.build_model(name), seed).eval()
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw what initialisation leaves constant, in place: statistics and affine parameters of norms, biases, layer scales.
+
+    With biases of zero, scales of one, and ConvNeXt's layer scales of 1e-6, many a mistake in slicing would not show.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    draw: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "running_mean": lambda t: t.uniform_(-0.2, 0.2, generator=generator),
+        "running_var": lambda t: t.uniform_(0.5, 1.5, generator=generator),
+        "bias": lambda t: t.uniform_(-0.2, 0.2, generator=generator),
+        "weight": lambda t: t.uniform_(0.5, 1.5, generator=generator),
+        "layer_scale": lambda t: t.uniform_(0.2, 0.8, generator=generator),
+    }
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            leaf = name.rpartition(".")[2]
+            if leaf in draw and (leaf != "weight" or tensor.ndim == 1):  # one-dimensional weights are those of norms
+                draw[leaf](tensor)
+    return model
