@@ -36,7 +36,9 @@ def check(names: Iterable[str]) -> tuple[str, ...]:
     for name in wanted:
         if name not in BACKENDS:
             near = get_close_matches(name, BACKENDS, n=3, cutoff=0.5)
-            raise OptionError(f"there is no backend '{name}'", where="--emit", hint=f"one of {', '.join(near or BACKENDS)}")
+            raise OptionError(
+                f"there is no backend '{name}'", where="--emit", hint=f"one of {', '.join(near or BACKENDS)}"
+            )
     if not wanted:
         raise OptionError("no backend is named", where="--emit", hint=", ".join(BACKENDS))
     return tuple(name for name in BACKENDS if name in wanted)

@@ -39,6 +39,8 @@ class Slot:
     channels: bool = False
     """Counts channels: slots that do may share a parameter whatever their arguments are called."""
     forward: bool = False
+    owner: str = ""
+    """Class of the inner block that it is given to."""
 
 
 class SlotExpr(ast.expr):
@@ -207,7 +209,7 @@ def _wrap(tree: ast.expr, indent: int, lead: str, tail: str) -> list[str]:
     head, items, close = brackets
     if not items:
         return [line]
-    if len(items) == 1 and items[0][0] == "" and isinstance(items[0][1], ast.List | ast.Dict | ast.Tuple):
+    if len(items) == 1 and items[0][0] == "" and _is_hugged(items[0][1]):
         # nn.ModuleList([ ... ]): one level of indentation is enough for both brackets.
         return _wrap(items[0][1], indent, lead + head, close + tail)
     together = pad + "    " + ", ".join(prefix + flat(item) for prefix, item in items)
@@ -223,6 +225,12 @@ def _wrap(tree: ast.expr, indent: int, lead: str, tail: str) -> list[str]:
     for prefix, item in items:
         lines += _wrap(item, indent + 4, prefix, ",")
     return [*lines, pad + close + tail]
+
+
+def _is_hugged(tree: ast.expr) -> bool:
+    if isinstance(tree, ast.Call):
+        return flat(tree.func) == "OrderedDict"
+    return isinstance(tree, ast.List | ast.Dict | ast.Tuple)
 
 
 def _is_atom(tree: ast.expr) -> bool:

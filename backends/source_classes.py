@@ -164,7 +164,7 @@ class Classes:
         return call(
             name(block.cls.key),
             keywords={
-                p.name: SlotExpr(Slot(values[p.name], layer, p.name, p.default, p.channels))
+                p.name: SlotExpr(Slot(values[p.name], layer, p.name, p.default, p.channels, owner=block.cls.kind))
                 for p in block.cls.parameters
             },
         )
@@ -176,9 +176,9 @@ class Classes:
             present = {int(child): inner for child, inner in member.children.items()}
             # What a pass removed leaves a gap: the layers after it keep their numbers.
             return [self._value(present[i]) if i in present else call(name("nn.Identity")) for i in range(last + 1)]
-        pairs = [ast.Tuple([ast.Constant(c), self._value(m)], ast.Load()) for c, m in member.children.items()]
         self.names.require("from collections import OrderedDict")
-        return [call(name("OrderedDict"), [ast.List([*pairs], ast.Load())])]
+        values = [self._value(inner) for inner in member.children.values()]
+        return [call(name("OrderedDict"), [ast.Dict([ast.Constant(child) for child in member.children], values)])]
 
     def _layer(self, member: Member) -> ast.expr:
         made = constructor(self.program.owner(member.target), member.target)
@@ -217,7 +217,7 @@ def _all_slots(block: Block) -> list[Slot]:
     for tree in block.trees:
         for slot in slots(tree):
             layer = slot.layer if slot.forward else below(slot.layer, block.scope.path)
-            found.append(Slot(slot.value, layer, slot.argument, slot.default, slot.channels, slot.forward))
+            found.append(Slot(slot.value, layer, slot.argument, slot.default, slot.channels, slot.forward, slot.owner))
     return found
 
 

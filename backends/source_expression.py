@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ import torch
 from torch import fx
 
 from ..compiler.errors import CompilerError
-from ..compiler.program import Program
+from ..compiler.program import Program, TensorSpec
+from ..compiler.shapes import value_of
 from .source_ast import Slot, SlotExpr, call, literal, name
 from .source_members import Member
 from .source_names import Names
@@ -41,6 +43,9 @@ _COMPARE: dict[Any, type[ast.cmpop]] = {
     operator.gt: ast.Gt,
     operator.ge: ast.GtE,
 }
+
+
+_SPLITS = frozenset({"split", "split_with_sizes"})
 
 
 class Expressions:
@@ -132,15 +137,17 @@ class Expressions:
                 return ast.Subscript(operands[0](), plain, ast.Load())
             if target is getattr and len(node.args) == 2 and isinstance(node.args[1], str):
                 return ast.Attribute(operands[0](), node.args[1], ast.Load())
-        if target is torch._assert:  # pyright: ignore[reportPrivateUsage]
+        if target is torch._assert:
             # The message quotes names of the traced graph.
             condition, message = self.argument(node, node.args[0], "condition", of), str(node.args[1])
             return call(name("torch._assert"), [condition, ast.Constant(re.sub(r"Proxy\(\w+\)", "...", message))])
+        hints = _argument_names(target, len(node.args))
         arguments = [
-            name("features") if node is self.gathered and i == 0 else self.argument(node, a, f"arg{i}", of)
+            name("features") if node is self.gathered and i == 0 else self.argument(node, a, hints[i], of)
             for i, a in enumerate(node.args)
         ]
-        keywords = {k: self.argument(node, v, k, of) for k, v in node.kwargs.items()}
+        given = {k: v for k, v in node.kwargs.items() if not _says_nothing(target, k, v)}
+        keywords = {k: self.argument(node, v, k, of) for k, v in given.items()}
         if node.op == "call_module":
             path = local_names(self.program, self.scope.path, node)[0]
             return call(self.tree.access(path), arguments, keywords)
@@ -166,6 +173,54 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _argument_names(target: Any, count: int) -> list[str]:
+    """Return what a function calls its arguments, as far as it says; ``arg1`` otherwise."""
+    known: list[str] = []
+    if callee_name(target) in _SPLITS:
+        known = ["input", "sizes"]
+    elif inspect.isfunction(target):
+        known = list(inspect.signature(target).parameters)
+    return [known[i] if i < len(known) else f"arg{i}" for i in range(count)]
+
+
+def _says_nothing(target: Any, argument: str, value: Any) -> bool:
+    """Return whether an argument is ``None`` or ``False``, as it would be anyway."""
+    if not (value is None or value is False) or not inspect.isfunction(target):
+        return False
+    parameter = inspect.signature(target).parameters.get(argument)
+    return parameter is not None and parameter.default is value
+
+
+def callee_name(target: Any) -> str:
+    """Return the bare name of a function or a method."""
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
+
+
 def callee(node: fx.Node) -> str:
     """Return the bare name of what a node calls."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return callee_name(node.target)
+
+
+def type_of(node: fx.Node, *, alone: bool) -> str:
+    """Return a value's type; where nothing is recorded, a block's only value is taken for a tensor."""
+    try:
+        value = value_of(node)
+    except KeyError:
+        return "Tensor" if alone or node.op == "get_attr" else ""
+    return "Tensor" if isinstance(value, TensorSpec) else ""
+
+
+def known_length(node: fx.Node) -> int | None:
+    """Return how many parts a split has, where that is written down."""
+    target = callee(node)
+    if target not in {"split", "chunk", "split_with_sizes"} or node.op == "call_module" or len(node.args) < 2:
+        return None
+    size = node.args[1]
+    if target == "chunk":
+        return size if isinstance(size, int) else None
+    return len(cast(Sequence[Any], size)) if isinstance(size, tuple | list) else None
+
+
+def is_chunk(node: fx.Node) -> bool:
+    """Return whether a node is a chunk, which may have fewer parts than asked for."""
+    return callee(node) == "chunk"

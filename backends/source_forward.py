@@ -18,7 +18,7 @@ from torch import fx
 
 from ..compiler.program import Program
 from .source_ast import assign, call, flat, literal, name, resolve
-from .source_expression import Expressions, Read, callee
+from .source_expression import Expressions, Read, is_chunk, known_length, type_of
 from .source_members import Member
 from .source_names import Names
 from .source_tree import Scope, below, is_local
@@ -49,8 +49,10 @@ class Forward:
     parameters: list[str]
     defaults: dict[str, Any]
     body: list[ast.stmt]
-    plain: bool
-    """One tensor in, one tensor out, as far as the graph can tell."""
+    annotations: dict[str, str]
+    """Types of the parameters that have a known one."""
+    returns: str
+    """Type of the result; empty when it is not known."""
 
 
 @dataclass(eq=False)
@@ -133,9 +135,20 @@ class _Writer:
             trees = [self.expressions.expanded(node, value) for node in self.scope.outputs]
             result = trees[0] if len(trees) == 1 else ast.Tuple(trees, ast.Load())
         self.body.append(ast.Return(result))
+        return Forward(parameters, defaults, self.body, self._annotations(parameters), self._returns())
+
+    def _annotations(self, parameters: Sequence[str]) -> dict[str, str]:
+        if self.expressions.gathered is not None:
+            return dict.fromkeys(parameters, "Tensor")
         inputs = self.placeholders if self.output is not None else self.scope.inputs
-        single = isinstance(self.output.args[0], fx.Node) if self.output is not None else len(self.results) == 1
-        return Forward(parameters, defaults, self.body, single and len(inputs) == 1)
+        found = {p: type_of(node, alone=len(inputs) == 1) for p, node in zip(parameters, inputs, strict=True)}
+        return {parameter: kind for parameter, kind in found.items() if kind}
+
+    def _returns(self) -> str:
+        if self.output is not None:
+            return type_of(self.results[0], alone=True) if isinstance(self.output.args[0], fx.Node) else ""
+        kinds = [type_of(node, alone=len(self.results) == 1) for node in self.results]
+        return "" if not all(kinds) else kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
 
     # -- what there is to do
 
@@ -174,6 +187,9 @@ class _Writer:
             step.hint = "=" + node.args[1]
         elif node.op == "call_method" and node.target == "size":
             step.hint = "=size"
+        elif node.target is operator.getitem and isinstance(base := node.args[0], fx.Node):
+            of_shape = base.target == "size" or (base.target is getattr and base.args[1] == "shape")
+            step.hint = "=size" if of_shape else ""
         return step
 
     def _unpacked(self, node: fx.Node) -> list[fx.Node | None] | None:
@@ -186,10 +202,10 @@ class _Writer:
             if not isinstance(index, int) or index < 0 or index in parts:
                 return None
             parts[index] = user
-        length = _known_length(node)
+        length = known_length(node)
         if length is None or not parts or max(parts) >= length or length < 2 or node in self.scope.outputs:
             return None
-        if _is_chunk(node) and max(parts) != length - 1:  # chunk() may return fewer than it was asked for
+        if is_chunk(node) and max(parts) != length - 1:  # chunk() may return fewer than it was asked for
             return None
         return [parts.get(i) for i in range(length)]
 
@@ -367,18 +383,3 @@ def _unique(wanted: str, busy: set[str]) -> str:
     if wanted == "x":
         return next((n for n in _TRUNK if n not in busy), None) or _unique("x1", busy)
     return next(n for n in (f"{wanted}{i}" for i in range(2, 10**6)) if n not in busy)
-
-
-def _known_length(node: fx.Node) -> int | None:
-    """Return how many parts a split has, where that is written down."""
-    target = callee(node)
-    if target not in {"split", "chunk", "split_with_sizes"} or node.op == "call_module" or len(node.args) < 2:
-        return None
-    size = node.args[1]
-    if target == "chunk":
-        return size if isinstance(size, int) else None
-    return len(cast(Sequence[Any], size)) if isinstance(size, tuple | list) else None
-
-
-def _is_chunk(node: fx.Node) -> bool:
-    return callee(node) == "chunk"

@@ -57,7 +57,7 @@ class Names:
         Raises:
             CompilerError: The function is neither torch's, nor the standard library's, nor one of our helpers.
         """
-        if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):  # pyright: ignore[reportPrivateUsage]
+        if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
             return f"torch.ops.{function}"
         spelled = getattr(function, "__name__", "")
         for prefix, namespace in _NAMESPACES:

@@ -10,6 +10,9 @@ from typing import Any
 
 from .source_ast import MISSING, Slot
 
+_LONGEST = 32
+"""Characters in a parameter's name, if it can be helped."""
+
 _SHORTCUTS = frozenset({"downsample", "shortcut", "skip", "identity", "residual"})
 
 
@@ -88,6 +91,9 @@ def _names(
     hidden = [
         g for g in groups if first[g[0]].channels and entry not in g and leave not in g and any(i in wide for i in g)
     ]
+    # Of a squeeze and an expansion, the expansion is the block's hidden width.
+    produced = [g for g in hidden if any(first[i].argument.startswith("out") for i in g)]
+    main = next(iter(hidden if len(hidden) == 1 else produced if len(produced) == 1 else []), None)
     found: list[str] = []
     for group in groups:
         slot = first[group[0]]
@@ -99,7 +105,7 @@ def _names(
                 wanted = "in_channels"
             elif leave in group:
                 wanted = "out_channels"
-            elif len(hidden) == 1:
+            elif group is main:
                 wanted = "hidden_channels"
             else:
                 best = next((first[i] for i in group if first[i].argument.startswith("out")), slot)
@@ -122,12 +128,15 @@ def _by_layer(slot: Slot, taken: Sequence[str]) -> str:
             parts[-1] += f"_{part}"
         else:
             parts.append(part)
+    if slot.owner and slot.layer.rpartition(".")[2].isdecimal():
+        parts[-1] = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", slot.owner).lower()
     argument = re.sub(r"^(in|out)_(channels|features)$", r"\1", slot.argument)
     argument = re.sub(r"^(channels|num_features|num_channels|normalized_shape)$", "channels", argument)
     argument = re.sub(r"^hidden_channels$", "hidden", argument)
     # As much of the path as it takes to tell it from the others.
     names = ["_".join([*parts[-count:], argument]) for count in range(1, len(parts) + 1)] or [slot.argument]
-    return next((n for n in names if n not in taken), names[-1])
+    chosen = next((n for n in names if n not in taken), names[-1])
+    return chosen if len(chosen) <= _LONGEST else "_".join(chosen.split("_")[-3:])
 
 
 def _borrowed(column: tuple[Any, ...], originals: Sequence[Mapping[str, Any]]) -> str:

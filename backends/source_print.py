@@ -98,10 +98,12 @@ def _forward(block: Block, fill: Callable[[Slot], ast.expr | None], called: Mapp
     assert run is not None
     arguments: list[str] = []
     for parameter in run.parameters:
-        annotation = ": Tensor" if run.plain and parameter not in run.defaults else ""
+        typed = parameter in run.annotations and parameter not in run.defaults
+        annotation = f": {run.annotations[parameter]}" if typed else ""
         default = f"={flat(literal(run.defaults[parameter]))}" if parameter in run.defaults else ""
         arguments.append(parameter + annotation + default)
-    lines = [f"    def forward({', '.join(['self', *arguments])}){' -> Tensor' if run.plain else ''}:"]
+    returns = f" -> {run.returns}" if run.returns else ""
+    lines = [f"    def forward({', '.join(['self', *arguments])}){returns}:"]
     for tree in run.body:
         lines += render(_written(tree, fill, called), 8)
     return lines

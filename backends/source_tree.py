@@ -134,18 +134,17 @@ class _Frames:
         self.dissolved = dissolved
 
     def stacks(self, body: Sequence[fx.Node]) -> list[tuple[Frame, ...]]:
-        """Return the stack of every node; one that lacks it joins its consumer or the node before it."""
+        """Return the stack of every node; one that lacks it joins the nodes around it."""
         own = [self._own(node) for node in body]
-        index = {node: i for i, node in enumerate(body)}
-        for i in reversed(range(len(body))):
-            if own[i] is None:
-                consumers = [index[user] for user in body[i].users if user in index]
-                # Only the very next node's block can take it in without being torn apart.
-                if i + 1 < len(body) and i + 1 in consumers:
-                    own[i] = own[i + 1]
+        after: list[tuple[Frame, ...]] = [()] * len(own)
+        for i in reversed(range(len(own) - 1)):
+            following = own[i + 1]
+            after[i] = following if following is not None else after[i + 1]
         found: list[tuple[Frame, ...]] = []
-        for stack in own:
-            found.append(stack if stack is not None else found[-1] if found else ())
+        for i, stack in enumerate(own):
+            if stack is None:
+                stack = _between(found[-1] if found else (), after[i])
+            found.append(stack)
         return found
 
     def _own(self, node: fx.Node) -> tuple[Frame, ...] | None:
@@ -169,6 +168,22 @@ class _Frames:
             return Frame(key, path, kind.__name__, issubclass(kind, nn.Sequential))
         text = str(kind).rpartition(".")[2]
         return Frame(key, path, text, text == "Sequential")
+
+
+def _between(before: tuple[Frame, ...], after: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Return the innermost block that a node between two others may join without tearing a chain of layers apart."""
+    common = 0
+    while common < min(len(before), len(after)) and before[common].key == after[common].key:
+        common += 1
+    if not common or not before[common - 1].sequential:
+        return before[:common]
+    return max((_open(before), _open(after), _open(before[:common])), key=len)
+
+
+def _open(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    while stack and stack[-1].sequential:
+        stack = stack[:-1]
+    return stack
 
 
 def _fill(scope: Scope, body: Sequence[fx.Node], stacks: Sequence[tuple[Frame, ...]], depth: int) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 INPUT = (1, 3, 32, 32)
-PREFIX = "cifar_"
 
 
 class Block(nn.Module):
@@ -60,13 +59,6 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         x = F.avg_pool2d(x, x.size()[3])
         return self.linear(x.view(x.size(0), -1))
-
-
-def files(data: Path) -> dict[str, Path]:
-    """Return model name -> weights file, for every file of trained weights in the data folder."""
-    folder = data / "cifar-resnets"
-    found = sorted(path for pattern in ("resnet*.th", "resnet*.pt") for path in folder.glob(pattern))
-    return {PREFIX + (p.stem.partition("-")[0] if p.suffix == ".th" else p.stem.replace("_cifar", "")): p for p in found}
 
 
 def load(file: Path) -> CifarResNet:

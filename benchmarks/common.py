@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,15 +27,17 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository."""
 RESULTS = ROOT / "benchmarks" / "results"
 MIB, GIB = 1 << 20, 1 << 30
+CIFAR_PREFIX = "cifar_"
 Json = dict[str, Any]
 
 
 # -- the header
 
 
-def header(threads: int) -> Json:
+def header(threads: int, *extra_packages: str) -> Json:
     """Return what a reader needs to judge a record: the command, the machine, the versions, the commit."""
-    return {"command": command(), **provenance(), "machine": machine(), "versions": versions(), "torch_threads": threads}
+    known = versions(*extra_packages)
+    return {"command": command(), **provenance(), "machine": machine(), "versions": known, "torch_threads": threads}
 
 
 def provenance() -> Json:
@@ -44,8 +47,7 @@ def provenance() -> Json:
 
 def command() -> str:
     """Return the command line that is running, without paths of this machine."""
-    script = Path(sys.argv[0]).name
-    return " ".join(["python", f"benchmarks/{script}", *(portable(a) for a in sys.argv[1:])])
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(portable, sys.argv[1:])])
 
 
 def commit() -> str:
@@ -69,7 +71,7 @@ def machine() -> Json:
         "cpu": _first_match(Path("/proc/cpuinfo"), r"model name\s*:\s*(.+)") or platform.processor() or "unknown",
         "cores": os.cpu_count() or 0,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
-        "os": f"{platform.system()} ({_first_match(Path('/etc/os-release'), r'PRETTY_NAME="(.+)"') or 'unknown'})",
+        "os": _first_match(Path("/etc/os-release"), r'PRETTY_NAME="(.+)"') or platform.system(),
         "arch": platform.machine(),
     }
 
@@ -82,10 +84,10 @@ def _first_match(path: Path, pattern: str) -> str:
     return found[1].strip() if found else ""
 
 
-def versions() -> dict[str, str]:
+def versions(*extra_packages: str) -> dict[str, str]:
     """Return the versions of what was measured, from the packages' metadata."""
     found = {"python": platform.python_version()}
-    for name in ("secateur", "torch", "torchvision", "torch-pruning", "numpy"):
+    for name in ("secateur", "torch", "torchvision", "numpy", *extra_packages):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -175,9 +177,16 @@ def fit_slope(sizes: Sequence[float], values: Sequence[float]) -> float:
 # -- models
 
 
+def cifar_files(data: Path) -> dict[str, Path]:
+    """Return model name -> file, for every CIFAR ResNet of which the data folder holds trained weights."""
+    found = sorted(path for pattern in ("resnet*.th", "resnet*.pt") for path in (data / "cifar-resnets").glob(pattern))
+    return {CIFAR_PREFIX + re.sub(r"-[0-9a-f]+$|_cifar", "", path.stem): path for path in found}
+
+
 def build(name: str, seed: int = 0) -> nn.Module:
     """Build a torchvision model in eval mode, with a random state that has no symmetry left (see :func:`randomise`)."""
     import torch
+
     from secateur.compiler import vision
 
     vision.import_torchvision()
@@ -186,7 +195,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw what initialisation leaves constant, in place: statistics and affine parameters of norms, biases, layer scales.
+    """Draw at random, in place, what initialisation leaves constant: norms' statistics and parameters, biases, scales.
 
     With biases of zero, scales of one, and ConvNeXt's layer scales of 1e-6, many a mistake in slicing would not show.
     """

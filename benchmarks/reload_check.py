@@ -2,12 +2,13 @@
 
     python -I reload_check.py DIR
 
-DIR holds model.py, model.safetensors and io.pt (the input, and the outputs of the model that was emitted). Prints one line
-of JSON. This file uses only the standard library and torch.
+DIR holds model.py, model.safetensors and io.pt (the input, and the outputs of the model that was emitted). Prints one
+line of JSON. This file uses only the standard library and torch.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -55,7 +56,8 @@ def main() -> None:
     with torch.no_grad():
         outputs = model(io["input"])
     error = scale = 0.0
-    outputs = outputs if isinstance(outputs, dict) else {"": outputs}
+    if not isinstance(outputs, dict):
+        outputs = {str(i): t for i, t in enumerate(outputs if isinstance(outputs, tuple | list) else [outputs])}
     assert sorted(outputs) == sorted(io["outputs"]), "the outputs have other names"
     for name, expected in io["outputs"].items():
         assert outputs[name].shape == expected.shape, "the outputs have other shapes"
@@ -63,14 +65,15 @@ def main() -> None:
         scale = max(scale, float(expected.abs().max()))
     loaded = sorted(name for name in sys.modules if name.partition(".")[0] in BLOCKED)
     third = sorted({n.partition(".")[0] for n in sys.modules} & {"safetensors", "numpy", "scipy", "networkx"})
-    print(json.dumps({
+    found = {
         "error": error,
         "scale": scale,
         "blocked": [name for name in BLOCKED if _is_blocked(name)],
         "loaded": loaded,
         "third_party_loaded": third,
         "parameters": sum(p.numel() for p in model.parameters()),
-    }))
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

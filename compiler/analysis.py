@@ -1,7 +1,7 @@
 """The channel-dependency analysis: interpret the graph over channel labels, then close ties into classes and groups.
 
-Every node's rule declares slices, ties, pins and balances (``rules/``). Ties are edges between atoms; one connected-components
-run over all of them is the whole union-find. Cost is linear in nodes plus labelled positions.
+Every node's rule declares slices, ties, pins and balances (``rules/``). Ties are edges between atoms; one connected-
+components run over all of them is the whole union-find. Cost is linear in nodes plus labelled positions.
 """
 
 from __future__ import annotations
@@ -121,8 +121,6 @@ def _tie_shared_tensors(ctx: RuleContext) -> dict[str, str]:
             else:
                 ctx.pin(np.concatenate([first.atoms.ravel(), use.atoms.ravel()]), f"{use.name} is read in two ways")
     return shared
-
-
 
 
 def _classes(atoms: int, ties: Iterable[Tie]) -> Atoms:

@@ -21,6 +21,7 @@ from torch import fx, nn
 
 from . import functional
 from .errors import CaptureError, CompilerError
+from .mutation import is_in_place, seen_elsewhere
 from .program import InputSpec, Program, referenced_tree
 from .shapes import infer, is_tensor
 
@@ -59,7 +60,15 @@ def _training_flags(model: nn.Module, branched: list[str]) -> Iterator[None]:
 
 
 class _Tracer(fx.Tracer):
-    """fx tracing with live training flags."""
+    """fx tracing with live training flags.
+
+    Args:
+        buffers: Whether what is computed from buffers is part of the graph too. Otherwise it is computed once, now.
+    """
+
+    def __init__(self, *, buffers: bool) -> None:
+        super().__init__()
+        self.proxy_buffer_attributes = buffers
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, _TrainingFlag):
@@ -94,16 +103,9 @@ def trace(
         CaptureError: The model cannot be traced, or does not accept these inputs.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-    tracer = _Tracer()
     branched: list[str] = []
     own_attributes = set(model.__dict__)
-    with _training_flags(model, branched):
-        try:
-            graph = tracer.trace(model)
-        except CompilerError:
-            raise
-        except Exception as error:
-            raise _capture_error(model, tracer, error) from error
+    graph, frozen = _trace_graph(model, branched)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     _drop_optional_inputs(graph, placeholders, len(inputs), model)
     specs = tuple(
@@ -113,21 +115,38 @@ def trace(
         f"{path or type(model).__name__} branches on `training`: its evaluation branch was captured, for train() too"
         for path in dict.fromkeys(branched)
     ]
+    notes += ["what the model computes from its buffers was computed once, at capture"] if frozen else []
     class_name = re.sub(r"\W", "_", name or type(model).__name__)
     infer(Program(graph, model, specs))
     _make_mutation_explicit(graph, model)
-    eliminate_dead_code(graph)
+    eliminate_dead_code(graph, model)
     program = Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes))
     for constant in set(model.__dict__) - own_attributes:  # fx stores literal tensors on the model it traces
         delattr(model, constant)
     return program
 
 
-def eliminate_dead_code(graph: fx.Graph) -> int:
-    """Erase calls whose result nobody reads (sizes, unused heads); returns how many."""
+def _trace_graph(model: nn.Module, branched: list[str]) -> tuple[fx.Graph, bool]:
+    """Trace with buffers live; where Python needs their values (a size, a list of indices), with buffers as they are."""
+    for buffers in (True, False):
+        tracer = _Tracer(buffers=buffers)
+        with _training_flags(model, branched):
+            try:
+                return tracer.trace(model), not buffers
+            except CompilerError:
+                raise
+            except Exception as error:
+                if not buffers:
+                    raise _capture_error(model, tracer, error) from error
+                branched.clear()
+    raise AssertionError
+
+
+def eliminate_dead_code(graph: fx.Graph, root: nn.Module) -> int:
+    """Erase calls whose result nobody reads (sizes, unused heads) and that change nothing; returns how many."""
     erased = 0
     for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output"):
+        if not node.users and node.op not in ("placeholder", "output") and not seen_elsewhere(node, root):
             graph.erase_node(node)
             erased += 1
     return erased
@@ -141,23 +160,8 @@ def _make_mutation_explicit(graph: fx.Graph, model: nn.Module) -> None:
     position = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         target = node.args[0] if node.args else None
-        if is_tensor(target) and _is_in_place(node, model):
+        if is_tensor(target) and is_in_place(node, model):
             target.replace_all_uses_with(node, lambda user, at=position[node]: position[user] > at)
-
-
-def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op == "call_method":
-        return name.endswith("_") and not name.endswith("__")
-    in_place_operator = name in _IN_PLACE_OPERATORS and getattr(node.target, "__module__", "") == "_operator"
-    return node.op == "call_function" and (name.endswith("_") or in_place_operator or bool(node.kwargs.get("inplace")))
-
-
-_IN_PLACE_OPERATORS: Final = frozenset(
-    "iadd isub imul itruediv ifloordiv imod ipow iand ior ixor imatmul".split()
-)
 
 
 def _drop_optional_inputs(graph: fx.Graph, placeholders: list[fx.Node], given: int, model: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """The one place that counts: parameters, multiply-accumulates, bytes.
 
-* **MACs** count convolutions, linear layers and matrix products, per sample: a weight's elements times the positions it is
-  applied to (bias, normalisation, activations count nothing). Papers that say FLOPs mean MACs or 2 x MACs; reports offer both.
+* **MACs** count convolutions, linear layers and matrix products, per sample: a weight's elements times the positions
+  it is applied to (bias, normalisation, activations count nothing). Papers that say FLOPs mean MACs or 2 x MACs;
+  reports offer both.
 * **params** exclude buffers.
 * **bytes** are those of the tensors a weights file holds, parameters and buffers.
 """
@@ -66,7 +67,11 @@ def layer_costs(program: Program) -> tuple[LayerCost, ...]:
             kind=call.key,
             inputs=_channels(program, call, 1),
             outputs=_channels(program, call, 0),
-            params=sum(int(math.prod(_dims(call.params.get(name)))) for name in ("weight", "bias") if call.params.get(name) is not None),
+            params=sum(
+                int(math.prod(_dims(call.params.get(name))))
+                for name in ("weight", "bias")
+                if call.params.get(name) is not None
+            ),
             macs=int(math.prod(_dims(call["weight"]))) * positions // _batch(program),
         )
         for call, positions in weighted_calls(program)
@@ -119,8 +124,8 @@ def _channels(program: Program, call: Call, axis: int) -> int:
 class CostModel:
     """Params and MACs of a program as functions of which channel classes are kept, fast enough to search with.
 
-    The elements of a weight are the product of its axes' kept sizes (for a grouped convolution: the sum of such products
-    over the groups), so both counts follow from how many channels each axis keeps.
+    The elements of a weight are the product of its axes' kept sizes (for a grouped convolution: the sum of such
+    products over the groups), so both counts follow from how many channels each axis keeps.
     """
 
     def __init__(self, program: Program, deps: ChannelDependencies) -> None:
@@ -159,7 +164,9 @@ class CostModel:
                 self._terms.append((rest, [counted(a) for a in axes.values()], False))
             else:
                 rows = axes[0].reshape(len(grouped), -1)
-                self._terms.append((rest, [i for g in range(len(grouped)) for i in (counted(rows[g]), counted(grouped[g]))], True))
+                self._terms.append(
+                    (rest, [i for g in range(len(grouped)) for i in (counted(rows[g]), counted(grouped[g]))], True)
+                )
             params.append(is_param)
             macs.append(positions)
         self._classes = np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)

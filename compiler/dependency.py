@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import fx
 
 from .labels import Atoms, ChannelLabels
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from .explain import Explanation
+    from .program import Program
 
 Classes = npt.NDArray[np.int64]
 """Indices of channel classes: atoms that live and die together."""
@@ -68,8 +74,11 @@ class AttrUse:
 
 @dataclass(frozen=True)
 class ArgUse:
-    """Parameter ``name`` of functional node ``node`` holds counts: ``template`` mirrors its value, with :class:`Count`
-    leaves where channels are counted and KEEP where the written value stays."""
+    """Parameter ``name`` of functional node ``node`` holds counts.
+
+    ``template`` mirrors its value, with :class:`Count` leaves where channels are counted and KEEP where the written
+    value stays.
+    """
 
     node: fx.Node
     key: str
@@ -120,8 +129,8 @@ class Pin:
 class Balance:
     """Every row of ``cells`` that keeps anything must keep the same number.
 
-    ``partner`` is the other side of a grouped convolution (input cells against output cells): row i of one may be emptied
-    only together with row i of the other. Without a partner rows may not be emptied, unless ``droppable``.
+    ``partner`` is the other side of a grouped convolution (input cells against output cells): row i of one may be
+    emptied only together with row i of the other. Without a partner rows may not be emptied, unless ``droppable``.
     """
 
     cells: Atoms
@@ -135,7 +144,8 @@ class Balance:
 class Block:
     """Classes of a group from which channels are chosen together: every cell keeps the same fraction.
 
-    Keeping ``size * level / levels`` of each cell satisfies every balance that made the cells (levels = gcd of the sizes).
+    Keeping ``size * level / levels`` of each cell satisfies every balance that made the cells (levels = gcd of the
+    sizes).
     """
 
     cells: tuple[Classes, ...]
@@ -198,6 +208,18 @@ class ChannelDependencies:
     def group_of(self, layer: str) -> ChannelGroup | None:
         """Return the group that holds the output channels of ``layer``."""
         return next((g for g in self.groups if layer in g.layers), None)
+
+    def explain(self, program: Program, layer: str, other: str | None = None) -> Explanation:
+        """Say why two layers are coupled, or why a layer is (not) pruned; see :mod:`.explain`."""
+        from .explain import explain
+
+        return explain(self, program, layer, other)
+
+    def to_networkx(self, program: Program) -> nx.MultiDiGraph[str]:
+        """Return the dependencies as a graph of layers; see :mod:`.layer_graph`."""
+        from .layer_graph import build
+
+        return build(self, program)
 
     def labels_of(self, node: fx.Node) -> ChannelLabels:
         """Return the labels of a tensor node."""

@@ -1,7 +1,8 @@
 """Every error a user can cause, and the one base class that tells them from our own bugs.
 
-A ``CompilerError`` says *what* happened, *where* (a module path, a node, a file, a column) and *what to do*. The command
-line prints it as one message and exits with 2; the Python API raises it. Anything else that escapes is a bug of secateur.
+A ``CompilerError`` says *what* happened, *where* (a module path, a node, a file, a column) and *what to do*. The
+command line prints it as one message and exits with 2; the Python API raises it. Anything else that escapes is a bug
+of secateur.
 """
 
 from __future__ import annotations

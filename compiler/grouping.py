@@ -1,9 +1,9 @@
 """From classes to groups and blocks: what is chosen together.
 
-A *group* is what a person calls coupled layers: classes that share a producer, or a balance. Inside a group the classes that
-touch the same producers form one *block* with one ratio; balances cut blocks into *cells* of which each must keep the same
-fraction. With several balances over the same classes the cells are the intersections; keeping ``size * level / levels`` of
-every cell (levels = gcd of the cell sizes) satisfies all of them at once.
+A *group* is what a person calls coupled layers: classes that share a producer, or a balance. Inside a group the
+classes that touch the same producers form one *block* with one ratio; balances cut blocks into *cells* of which each
+must keep the same fraction. With several balances over the same classes the cells are the intersections; keeping
+``size * level / levels`` of every cell (levels = gcd of the cell sizes) satisfies all of them at once.
 """
 
 from __future__ import annotations
@@ -37,18 +37,17 @@ def group_classes(ctx: RuleContext, class_of: Ints) -> tuple[ChannelGroup, ...]:
     for s in ctx.slices:
         used[class_of[s.atoms.ravel()]] = True
     names = _names(ctx, producers)
-    members: dict[int, list[int]] = {}
+    members: dict[int, Ints] = {}
     order = np.argsort(component, kind="stable")
     bounds = np.flatnonzero(np.diff(component[order])) + 1
     for chunk in np.split(order, bounds):
-        members[int(component[chunk[0]])] = chunk  # type: ignore[assignment]
+        members[int(component[chunk[0]])] = chunk.astype(np.int64)
     layers: dict[int, dict[str, None]] = {}
     for s, axis in zip(producers, axes, strict=True):
         layers.setdefault(int(component[axis[0]]), {})[names[s.name]] = None
     pins = _pins_by_component(ctx.pins, class_of, component)
     groups: list[tuple[int, ChannelGroup]] = []
-    for c, raw in members.items():
-        classes = np.asarray(raw, dtype=np.int64)
+    for c, classes in members.items():
         if c not in layers and not used[classes].any():
             continue  # channels that no parameter sees (an input's)
         title = tuple(layers.get(c, {}))
@@ -74,6 +73,8 @@ def _cells(class_of: Ints, count: int, balances: Sequence[Balance]) -> tuple[Int
     fresh = 0
     for balance in balances:
         rows = class_of[balance.cells]
+        if balance.partner is None and (rows == rows[:, :1]).all():
+            continue  # every row is one class: whatever stays, stays as whole rows
         flat = rows.ravel()
         row = np.repeat(np.arange(len(rows)), rows.shape[1])
         if len(np.unique(flat)) < len(flat):  # a class in two rows: each row keeps it or none does

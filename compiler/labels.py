@@ -50,6 +50,13 @@ class ChannelLabels:
         """Return the factors that do not cover ``axis``."""
         return tuple(f for f in self.factors if axis not in f.axes)
 
+    def replaced(self, axis: int, atoms: Atoms) -> ChannelLabels:
+        """Return the labels with one vector of atoms along ``axis``, in place of the factor that covered it.
+
+        Axes that shared that factor are left without labels: reading one vector along ``axis`` made them all alike.
+        """
+        return ChannelLabels((*self.without(axis), Factor((axis,), atoms)), self.origin)
+
     def renamed(self, axis_of: Callable[[int], int]) -> ChannelLabels:
         """Return the labels with every axis renamed, the arrays' axes kept ascending."""
         return ChannelLabels(tuple(_sorted(f, [axis_of(a) for a in f.axes]) for f in self.factors), self.origin)

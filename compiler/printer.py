@@ -2,8 +2,8 @@
 
     conv1 = conv[conv1](x) -> float32[1, 64, 112, 112]  # Conv2d(3, 64, kernel_size=(7, 7), stride=(2, 2), ...)
 
-Instruments compare, print and dump programs by this text. It names shapes and settings but holds no weights. Broken programs
-print too: what a pass did is shown before the verifier objects.
+Instruments compare, print and dump programs by this text. It names shapes and settings but holds no weights. Broken
+programs print too: what a pass did is shown before the verifier objects.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def prove(
                 inputs = [_random(s, i, generator) for s, i in zip(shapes, original.inputs, strict=True)]
                 progress(f"proving on {' and '.join('x'.join(map(str, s)) for s in shapes)}")
                 try:
-                    expected = masked.run(*inputs)
+                    expected = masked.run(*(x.clone() for x in inputs))
                 except Exception:
                     if shapes is candidates[-1]:
                         raise

@@ -193,6 +193,8 @@ def _cat(call: Call) -> TensorSpec | None:
 
 def _shape(call: Call) -> Any:
     x = _spec(call.input)
+    if isinstance(pair := concrete(call.input), tuple) and call.params.get("name") in ("values", "indices"):
+        return pair[("values", "indices").index(call["name"])]
     return x.shape if x is not None and call.params.get("name") == "shape" else None
 
 

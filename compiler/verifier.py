@@ -135,7 +135,9 @@ def _sizes(module: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     if key in ("conv", "conv_transpose"):
         for side in ("in_channels", "out_channels"):
             if getattr(module, side) % module.groups:
-                raise InternalError(f"{side} of {type(module).__name__}({module.extra_repr()}) is not divisible by groups")
+                raise InternalError(
+                    f"{side} of {type(module).__name__}({module.extra_repr()}) is not divisible by groups"
+                )
         outer, inner = module.out_channels, module.in_channels
         if key == "conv_transpose":
             outer, inner = inner, outer
@@ -151,7 +153,7 @@ def _sizes(module: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield name, tuple(wanted)
 
 
-_NORM: Final = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), "num_features")
+_NORM: Final[Mapping[str, str]] = dict.fromkeys(["weight", "bias", "running_mean", "running_var"], "num_features")
 _STATED: Final[Mapping[str, Mapping[str, str]]] = {
     "linear": {"weight": "out_features in_features", "bias": "out_features"},
     "batch_norm": _NORM,

@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..dependency import Role
-from ..labels import Atoms, ChannelLabels, one_axis
+from ..labels import Atoms, ChannelLabels
 from ..ops import Call
+from ..shapes import concrete
 from .registry import RuleContext, rule
 
 
@@ -35,7 +36,7 @@ def _convolve(ctx: RuleContext, call: Call, out_axis: int, in_axis: int) -> Chan
     shape = ctx.shape(call.input)
     batched = ctx.shape(call.node)
     channel = len(shape) - _spatial_rank(ctx, call) - 1
-    groups = call["groups"]
+    groups = concrete(call["groups"])
     labels = ctx.collapsed(
         ctx.labels(call.input),
         [a for a in range(len(shape)) if a > channel],
@@ -52,7 +53,7 @@ def _convolve(ctx: RuleContext, call: Call, out_axis: int, in_axis: int) -> Chan
     ctx.claim(call, "bias", 0, outputs, Role.CARRIES)
     ctx.count_attribute(call, "in_channels", inputs)
     ctx.count_attribute(call, "out_channels", outputs)
-    return one_axis(channel, outputs)
+    return labels.replaced(channel, outputs)
 
 
 def _grouped(ctx: RuleContext, call: Call, ins: Atoms, outs: Atoms, out_axis: int, in_axis: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..labels import ChannelLabels, Factor
 from ..ops import Call
-from ..shapes import is_tensor
+from ..shapes import concrete, is_tensor
 from .registry import RuleContext, rule
 
 
@@ -48,11 +48,9 @@ def softmax(ctx: RuleContext, call: Call) -> ChannelLabels:
     labels, rank = ctx.labels(call.input), len(ctx.shape(call.input))
     if call["dim"] is None:
         return ctx.unknown(call, "softmax without a dimension")
-    factor = labels.factor_at(call["dim"] % rank)
+    factor = labels.factor_at(concrete(call["dim"]) % rank)
     if factor is not None:
-        kept = ctx.collapse(factor, call["dim"] % rank, "softmax mixes the channels along this axis")
-        rest = labels.without(call["dim"] % rank)
-        labels = ChannelLabels((*rest, *([kept] if kept else [])), labels.origin)
+        ctx.collapse(factor, concrete(call["dim"]) % rank, "softmax mixes the channels along this axis")
     return ctx.regular(labels, "softmax needs full rows")
 
 
@@ -60,7 +58,7 @@ def softmax(ctx: RuleContext, call: Call) -> ChannelLabels:
 def glu(ctx: RuleContext, call: Call) -> ChannelLabels:
     """a * sigmoid(b) for the two halves a, b of axis ``dim``: the halves are tied."""
     labels, shape = ctx.labels(call.input), ctx.shape(call.input)
-    axis = call["dim"] % len(shape)
+    axis = concrete(call["dim"]) % len(shape)
     factor = labels.factor_at(axis)
     if factor is None:
         return labels
@@ -124,10 +122,8 @@ def _combine(
     partial: list[Factor] = []
     fixed_by = ""
     for labels, shape in zip(operands, shapes, strict=True):
-        varying = tuple(a for a in axes if shape[a] > 1)
         mine = [f for f in labels.factors if set(f.axes) & set(axes)]
-        covered = {a for f in mine for a in f.axes}
-        if not set(varying) <= covered or len(mine) > 1:
+        if len(mine) > 1 or (not mine and any(shape[a] > 1 for a in axes)):
             fixed_by = labels.origin or "an operand without channels along this axis"
             partial += mine
         elif mine:
@@ -137,7 +133,12 @@ def _combine(
             ctx.pin(factor.atoms, f"combined by {call.title} with {fixed_by or 'another arrangement of channels'}")
         return None
     for factor in partial:
-        ctx.pin(factor.atoms, "one value serves a whole row of channels")
+        if factor.axes[-1] == axes[-1]:  # the same channels in every row
+            kept = [n if a in factor.axes else 1 for a, n in zip(axes, full[0].atoms.shape, strict=True)]
+            spread = np.broadcast_to(factor.atoms.reshape(kept), full[0].atoms.shape)
+            ctx.tie(full[0].atoms, spread, f"{call.title} of rows with the same channels")
+        else:
+            ctx.pin(np.concatenate([factor.atoms.ravel(), full[0].atoms.ravel()]), "one value serves a whole row of channels")
     for other in full[1:]:
         ctx.tie(full[0].atoms, other.atoms, f"{call.title} of aligned channels")
     return full[0]

@@ -25,19 +25,7 @@ def linear(ctx: RuleContext, call: Call) -> ChannelLabels:
     ctx.claim(call, "bias", 0, outputs, Role.CARRIES)
     ctx.count_attribute(call, "in_features", inputs)
     ctx.count_attribute(call, "out_features", outputs)
-    return ChannelLabels((*_rest(ctx, labels, last), Factor((last,), outputs)), labels.origin)
-
-
-def _rest(ctx: RuleContext, labels: ChannelLabels, last: int) -> tuple[Factor, ...]:
-    """Return the factors beside the last axis; those that shared it were tied along it and keep what is left of them."""
-    return ctx.collapsed(labels, [last], "a linear layer mixes this axis").factors if _shares(labels, last) else (
-        labels.without(last)
-    )
-
-
-def _shares(labels: ChannelLabels, axis: int) -> bool:
-    factor = labels.factor_at(axis)
-    return factor is not None and len(factor.axes) > 1
+    return labels.replaced(last, outputs)
 
 
 @rule("embedding")

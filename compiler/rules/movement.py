@@ -21,7 +21,7 @@ from torch import fx
 
 from ..dependency import KEEP, Count, Gather
 from ..labels import Atoms, ChannelLabels, Factor, squeeze_constant
-from ..ops import Call
+from ..ops import Call, normalise
 from ..program import TensorSpec
 from .registry import Labels, RuleContext
 from ..shapes import concrete, shape_of, value_of
@@ -42,8 +42,11 @@ def move(ctx: RuleContext, call: Call, mover: Mover) -> Labels:
     source = ctx.chains.get(call.input) if several else call.input
     if source is not None:
         ctx.chains[call.node] = source
-        if isinstance(moved, ChannelLabels) and several and not _any_several(moved):
-            _end_chain(ctx, call.node, source)
+        ctx.positions[call.node] = mover(ctx.positions[call.input] if several else _numbered(labels))
+        if isinstance(moved, ChannelLabels):
+            _check_readers(ctx, call.node, moved, source)
+            if several and not _any_several(moved):
+                _end_chain(ctx, call.node, source)
     elif several and not _keeps_order(labels, mover):
         for factor in several:
             tie_rows(ctx, factor, "moved in an order that equal counts do not survive")
@@ -55,9 +58,55 @@ def element(ctx: RuleContext, node: fx.Node, parent: fx.Node, labels: Labels) ->
     source = ctx.chains.get(parent)
     if source is not None and isinstance(labels, ChannelLabels):
         ctx.chains[node] = source
+        ctx.positions[node] = ctx.positions[parent][concrete(node.args[1])]
+        _check_readers(ctx, node, labels, source)
         if not _any_several(labels):
             _end_chain(ctx, node, source)
     return labels
+
+
+def _numbered(labels: ChannelLabels) -> ChannelLabels:
+    """Labels of the same form that say where in its factor each channel stands."""
+    return ChannelLabels(
+        tuple(Factor(f.axes, np.arange(f.atoms.size, dtype=np.int64).reshape(f.atoms.shape)) for f in labels.factors)
+    )
+
+
+def _check_readers(ctx: RuleContext, node: fx.Node, labels: ChannelLabels, source: fx.Node) -> None:
+    """Where something but a move reads the middle of a chain, every step up to there must stay a full rectangle."""
+    if not _any_several(labels) or all(_key(ctx, user) in MOVES for user in node.users):
+        return
+    for step in _path(node, source):
+        here = labels if step is node else ctx.env.get(step)
+        for x in here if isinstance(here, tuple) else (here,):
+            if not isinstance(x, ChannelLabels):
+                continue
+            positions = ctx.positions[step]
+            if isinstance(positions, ChannelLabels) and _in_order(positions, ctx.labels(source)):
+                ctx.regular(x, "read between two moves")
+            else:
+                for factor in x.factors:
+                    if len(factor.axes) > 1:
+                        tie_rows(ctx, factor, "read between two moves")
+
+
+def _in_order(positions: ChannelLabels, source: ChannelLabels) -> bool:
+    """Tell whether all channels of the source are there, in their order: equal counts per row then suffice."""
+    sizes = [f.atoms.size for f in source.factors]
+    return [f.atoms.size for f in positions.factors] == sizes and all(
+        np.array_equal(f.atoms.ravel(), np.arange(f.atoms.size)) for f in positions.factors
+    )
+
+
+def _key(ctx: RuleContext, user: fx.Node) -> str:
+    return "output" if user.op == "output" else normalise(ctx.program, user).key
+
+
+MOVES = frozenset(
+    "reshape reshape_as flatten unflatten squeeze unsqueeze permute transpose matrix_transpose movedim expand expand_as "
+    "repeat copy split chunk tensor_split unbind select narrow getitem".split()
+)
+"""Operations whose rule goes through :func:`move`."""
 
 
 def _any_several(labels: Labels) -> bool:
@@ -116,7 +165,7 @@ def as_gather(ctx: RuleContext, node: fx.Node, source: fx.Node, path: tuple[fx.N
 
 def run_move(node: fx.Node, value: Any) -> Any:
     """Execute one move on ``value`` in place of its first argument."""
-    rest, kwargs = concrete(node.args[1:]), concrete(node.kwargs)
+    rest, kwargs = _stand_ins(concrete(node.args[1:])), _stand_ins(concrete(node.kwargs))
     if node.op == "call_method":
         return getattr(value, str(node.target))(*rest, **kwargs)
     if node.op == "call_function":
@@ -124,12 +173,18 @@ def run_move(node: fx.Node, value: Any) -> Any:
     return node.graph.owning_module.get_submodule(str(node.target))(value)  # type: ignore[union-attr]
 
 
+def _stand_ins(value: Any) -> Any:
+    """Replace tensors of which a move only wants the shape (``reshape_as``)."""
+    if isinstance(value, TensorSpec):
+        return torch.empty(()).expand(value.shape)
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return type(value)(_stand_ins(v) for v in value)
+    return {k: _stand_ins(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
 def _keeps_order(labels: ChannelLabels, mover: Mover) -> bool:
     """Tell whether the axes of each factor merge in row-major order, so that balanced rows stay in order."""
-    positions = ChannelLabels(
-        tuple(Factor(f.axes, np.arange(f.atoms.size, dtype=np.int64).reshape(f.atoms.shape)) for f in labels.factors)
-    )
-    moved = mover(positions)
+    moved = mover(_numbered(labels))
     if not isinstance(moved, ChannelLabels) or len(moved.factors) != len(labels.factors):
         return False
     for before, after in zip(labels.factors, moved.factors, strict=True):
@@ -165,7 +220,7 @@ def cells_along(labels: ChannelLabels, axis: int, positions: Atoms) -> Count:
     factor = labels.factor_at(axis)
     assert factor is not None
     atoms = np.moveaxis(factor.atoms, factor.axes.index(axis), 0)
-    return Count(atoms[positions].reshape(len(positions), -1))
+    return Count(atoms[positions].reshape(len(positions), factor.atoms.size // factor.atoms.shape[factor.axes.index(axis)]))
 
 
 def reduce_constant(labels: ChannelLabels) -> ChannelLabels:

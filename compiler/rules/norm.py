@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from ..dependency import Role
-from ..labels import ChannelLabels, one_axis
+from ..labels import ChannelLabels
 from ..ops import Call
 from ..shapes import concrete
 from .registry import RuleContext, rule
@@ -28,7 +28,7 @@ def batch_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     for name in _PER_CHANNEL:
         ctx.claim(call, name, 0, atoms, Role.CARRIES)
     ctx.count_attribute(call, "num_features", atoms)
-    return one_axis(axis, atoms)
+    return labels.replaced(axis, atoms)
 
 
 def _rank(call: Call) -> int:
@@ -61,7 +61,7 @@ def group_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     shape = ctx.shape(call.input)
     labels = ctx.collapsed(ctx.labels(call.input), range(2, len(shape)), "statistics are shared along this axis")
     atoms = ctx.along(labels, 1, shape[1], "a group norm has one weight per channel")
-    cells = atoms.reshape(call["num_groups"], -1)
+    cells = atoms.reshape(concrete(call["num_groups"]), -1)
     if 1 < len(cells) and cells.shape[1] > 1:
         ctx.balance(cells, "a group norm needs as many channels in every group", droppable=True)
     for name in ("weight", "bias"):
@@ -69,7 +69,7 @@ def group_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     ctx.count_attribute(call, "num_channels", atoms)
     ctx.count_attribute(call, "num_groups", cells)
     ctx.norms[ctx.node] = cells
-    return one_axis(1, atoms)
+    return labels.replaced(1, atoms)
 
 
 @rule("prelu")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..labels import ChannelLabels, Factor, one_axis
+from ..labels import ChannelLabels
 from ..ops import Call
 from ..shapes import concrete, is_tensor, value_of
 from .elementwise import align
@@ -50,8 +50,8 @@ def _reduce(ctx: RuleContext, call: Call) -> ChannelLabels:
     dim = concrete(call["dim"])
     dims = range(rank) if dim is None or dim == () else [dim] if isinstance(dim, int) else dim
     axes = sorted({d % rank for d in dims})
-    labels = ctx.regular(ctx.labels(call.input), f"{call.title} needs full rows")
-    labels = ctx.collapsed(labels, axes, f"{call.title} mixes the channels along this axis")
+    labels = ctx.collapsed(ctx.labels(call.input), axes, f"{call.title} mixes the channels along this axis")
+    labels = ctx.regular(labels, f"{call.title} needs full rows")
     if call["keepdim"]:
         return labels
     kept = [a for a in range(rank) if a not in axes]
@@ -61,21 +61,21 @@ def _reduce(ctx: RuleContext, call: Call) -> ChannelLabels:
 @rule("pixel_shuffle")
 def pixel_shuffle(ctx: RuleContext, call: Call) -> ChannelLabels:
     """Tie the r^2 input channels that make one output channel."""
-    shape, r = ctx.shape(call.input), call["upscale_factor"]
+    shape, r = ctx.shape(call.input), concrete(call["upscale_factor"])
     channel = len(shape) - 3
     labels = ctx.collapsed(ctx.labels(call.input), [channel + 1, channel + 2], "pixel shuffle mixes positions")
     cells = ctx.along(labels, channel, shape[channel], "pixel shuffle needs one vector of channels").reshape(-1, r * r)
     ctx.tie(np.broadcast_to(cells[:, :1], cells.shape), cells, "pixel shuffle makes one channel of these")
-    return one_axis(channel, cells[:, 0].copy())
+    return labels.replaced(channel, cells[:, 0].copy())
 
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(ctx: RuleContext, call: Call) -> ChannelLabels:
     """[N, C, H r, W r] -> [N, C r^2, H, W]: every channel is repeated r^2 times."""
-    shape, r = ctx.shape(call.input), call["downscale_factor"]
+    shape, r = ctx.shape(call.input), concrete(call["downscale_factor"])
     channel = len(shape) - 3
     labels = ctx.collapsed(ctx.labels(call.input), [channel + 1, channel + 2], "pixel unshuffle mixes positions")
-    factor = labels.factor_at(channel)
-    return ChannelLabels(
-        () if factor is None else (Factor((channel,), np.repeat(factor.atoms, r * r)),), labels.origin
-    )
+    if labels.factor_at(channel) is None:
+        return labels
+    atoms = ctx.along(labels, channel, shape[channel], "pixel unshuffle needs one vector of channels")
+    return labels.replaced(channel, np.repeat(atoms, r * r))

@@ -10,6 +10,7 @@ the result (a tuple of them for an operation with several results). It never loo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from torch import fx
 from ..dependency import KEEP, ArgUse, AttrUse, Balance, Count, Gather, ParamSlice, Pin, Role, Tie
 from ..errors import InternalError
 from ..labels import Atoms, ChannelLabels, Factor
-from ..ops import UNKNOWN, Call, attribute_of
+from ..mutation import seen_elsewhere
+from ..ops import CLASSES, UNKNOWN, Call, attribute_of
 from ..program import Program
 from ..shapes import is_tensor, shape_of, value_of
 
@@ -50,6 +52,8 @@ class RuleContext:
         self.env: dict[fx.Node, Labels] = {}
         self.chains: dict[fx.Node, fx.Node] = {}
         """Result of pure movement -> the one-axis tensor that it was moved from."""
+        self.positions: dict[fx.Node, Labels] = {}
+        """Result of pure movement -> labels that say where each channel stood in that tensor."""
         self.slices: list[ParamSlice] = []
         self.attributes: list[AttrUse] = []
         self.arguments: list[ArgUse] = []
@@ -166,22 +170,26 @@ class RuleContext:
         elif is_tensor(value):
             labels = self.labels(value)
             size = self.shape(value)[axis]
+            if atoms.ndim == 2 and size == 1:
+                return  # one channel per group: nothing can be removed along this axis
             own = self.along(labels, axis, size, f"axis {axis} of {value.name} is one list of channels")
             if atoms.ndim == 2:  # (groups, channels): a computed weight cannot choose per group
                 self.tie(np.broadcast_to(own, atoms.shape), atoms, f"{value.name} is shared by all groups")
             else:
                 self.tie(own, atoms, f"{value.name} is a tensor of the graph")
-            if role is Role.PRODUCES and own.size:
-                self._produced_by(own, call)
+            if role is not Role.CARRIES and not self._stands_for(own, role, call, size) and role is Role.CONSUMES:
+                # What the weight computes from its columns cannot be told, so neither what it is without some of them.
+                self.pin(own, f"{value.name} is computed from several tensors")
 
-    def _produced_by(self, atoms: Atoms, call: Call) -> None:
-        """Let the parameter behind a functional weight count as the producer of the output channels."""
-        for index in range(len(self.slices) - 1, -1, -1):
-            found = self.slices[index]
-            if found.role is Role.CARRIES and found.atoms is atoms:
-                self.slices[index] = ParamSlice(
-                    found.name, found.axis, atoms, Role.PRODUCES, self.node, call.key
-                )
+    def _stands_for(self, atoms: Atoms, role: Role, call: Call, size: int) -> bool:
+        """Give the parameters behind a functional weight their role; whether one of them is the whole axis."""
+        whole = False
+        for index, found in enumerate(self.slices):
+            if found.kind in ("get_attr", call.key) and found.atoms.ndim == 1 and np.isin(found.atoms, atoms).all():
+                if found.role is Role.CARRIES:
+                    self.slices[index] = ParamSlice(found.name, found.axis, found.atoms, role, self.node, call.key)
+                whole |= len(found.atoms) == size
+        return whole
 
     def count_attribute(self, call: Call, attribute: str, cells: Atoms, item: int | None = None) -> None:
         """Declare that an attribute of the call's module (or its functional parameter) counts channels.
@@ -213,7 +221,7 @@ class RuleContext:
 
     def unknown(self, call: Call, reason: str | None = None) -> Labels:
         """Pin every channel that reaches the call; its results carry no removable channels."""
-        reason = reason or f"no rule for operation {call.title!r}"
+        reason = reason or _why_unknown(call)
         for argument in call.node.all_input_nodes:
             self.pin_all(self.env.get(argument), reason)
         return self.fixed_result(call.node, f"the result of {call.title!r} ({self.node})")
@@ -231,6 +239,22 @@ class RuleContext:
         return bare(value_of(node))
 
 
+def _why_unknown(call: Call) -> str:
+    module = call.module
+    if module is not None and type(module) in CLASSES:
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        return f"{call.title} has a hook" if hooked else f"{call.title} is called with several inputs"
+    return f"no rule for operation {call.title!r}"
+
+
 def lookup(key: str) -> Rule | None:
     """Return the rule of an operation key."""
-    return None if key == UNKNOWN else RULES.get(key)
+    found = None if key == UNKNOWN else RULES.get(key)
+    return None if found is None else partial(_apply, found)
+
+
+def _apply(found: Rule, ctx: RuleContext, call: Call) -> Labels:
+    for view in seen_elsewhere(call.node, ctx.program.root):
+        for changed in (view, call.node.args[0]):
+            ctx.pin_all(ctx.env.get(changed), "changed in place through a view")  # type: ignore[arg-type]
+    return found(ctx, call)

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..dependency import KEEP
 from ..labels import ChannelLabels, reshape
 from .movement import count_along, move, reduce_constant
 from ..ops import Call
-from ..shapes import concrete, value_of
+from ..shapes import concrete
 from .registry import Labels, RuleContext, rule
 
 
@@ -118,8 +117,18 @@ def copy(ctx: RuleContext, call: Call) -> Labels:
 @rule("size", "shape", "rank")
 def size(ctx: RuleContext, call: Call) -> Labels:
     """Numbers, not tensors. (``getattr`` of anything but a shape is unknown.)"""
-    if call.key == "shape" and call["name"] not in ("shape", "ndim", "device", "dtype", "requires_grad", "is_cuda"):
-        return ctx.unknown(call)
-    del ctx
-    _ = value_of(call.node), KEEP
-    return None
+    if call.key != "shape":
+        return None
+    found = ctx.env.get(call.input)
+    if call["name"] in _RESULTS and isinstance(found, tuple):
+        return found[_RESULTS.index(call["name"])]
+    if call["name"] in _TRANSPOSED:
+        rank = len(ctx.shape(call.input))
+        swapped = range(rank - 1, -1, -1) if call["name"] == "T" else [*range(rank - 2), rank - 1, rank - 2]
+        return move(ctx, call, lambda labels: labels.renamed(list(swapped).index))
+    return ctx.unknown(call)
+
+
+_RESULTS = ("values", "indices")
+"""Names of the two results of ``max(dim)``."""
+_TRANSPOSED = ("T", "mT")

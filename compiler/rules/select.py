@@ -169,7 +169,7 @@ def flip(ctx: RuleContext, call: Call) -> Labels:
 def channel_shuffle(ctx: RuleContext, call: Call) -> Labels:
     """[N, g * k, ...] -> [N, k * g, ...]."""
     size = ctx.shape(call.input)[1]
-    return gather(ctx, call, 1, np.arange(size).reshape(call["groups"], -1).T.ravel())
+    return gather(ctx, call, 1, np.arange(size).reshape(concrete(call["groups"]), -1).T.ravel())
 
 
 @rule("getitem")

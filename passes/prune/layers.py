@@ -1,7 +1,7 @@
 """Layer patterns: ``include=``, ``exclude=`` and ``layers=conv1:0.5,layer1.*:0.25``.
 
-A pattern is a layer's name, the name of a module that contains it, or a shell pattern. What is given for a layer holds for
-everything coupled with it; an exact name outranks a pattern.
+A pattern is a layer's name, the name of a module that contains it, or a shell pattern. What is given for a layer
+holds for everything coupled with it; an exact name outranks a pattern.
 """
 
 from __future__ import annotations

@@ -97,7 +97,9 @@ class Prune(Pass):
         remarks = (*_analysis_remarks(deps), *notes)
         plan = Plan(indices, _kept_norms(deps, kept), _pruned_groups(deps, keep))
         if not tensors:
-            nothing = Remark(RemarkKind.MISSED, self.name, "", "nothing was pruned: no channel may go within the options")
+            nothing = Remark(
+                RemarkKind.MISSED, self.name, "", "nothing was pruned: no channel may go within the options"
+            )
             return PassResult(program, changed=False, stats=stats, remarks=(*remarks, nothing), plan=plan)
         return PassResult(rewrite(program, tensors, kept), changed=True, stats=stats, remarks=remarks, plan=plan)
 
@@ -133,7 +135,7 @@ class Prune(Pass):
             budget = Budget("macs", float(self.macs or 1.0), lambda keep: cost(keep)[1])
         met = meet(budget, selection, self.scope)
         if abs(met.fraction - budget.fraction) > TOLERANCE:
-            reason = f"{budget.name}={budget.fraction:g} was asked for, {met.fraction:.4f} is the nearest that legal widths allow"
+            reason = f"{budget.name}={budget.fraction:g} was asked for; legal widths come as near as {met.fraction:.4f}"
             notes.append(Remark(RemarkKind.NOTE, self.name, "", reason))
         return met.levels
 
@@ -166,9 +168,7 @@ def _kept_norms(deps: ChannelDependencies, kept: KeptChannels) -> dict[str, Kept
 
 
 def _pruned_groups(deps: ChannelDependencies, keep: Bools) -> tuple[PrunedGroup, ...]:
-    return tuple(
-        PrunedGroup(g.name, g.layers, g.width, int(keep[g.classes].sum())) for g in deps.groups if g.layers
-    )
+    return tuple(PrunedGroup(g.name, g.layers, g.width, int(keep[g.classes].sum())) for g in deps.groups if g.layers)
 
 
 def _analysis_remarks(deps: ChannelDependencies) -> list[Remark]:

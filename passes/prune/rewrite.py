@@ -35,7 +35,7 @@ def rewrite(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChanne
     graph = fx.Graph()
     compact = Program(graph, root, program.inputs, program.name, program.notes)
     _Rewriter(program, compact, kept).run()
-    eliminate_dead_code(graph)
+    eliminate_dead_code(graph, root)
     return compact
 
 
@@ -53,17 +53,26 @@ class _Rewriter:
 
     def run(self) -> None:
         remaining = iter(self.program.inputs)
+        replaced = {node for node in self.deps.gathers if not self._survives(node)}
+        read = self._read(replaced)
         for node in self.program.graph.nodes:
-            if node in self.deps.gathers and not self._survives(node):
+            if node in replaced:
                 self.moved[node] = self._gather(node, self.deps.gathers[node])
-            elif self._is_ragged(node):
-                continue
-            else:
+            elif node in read:
                 new = self._copy(node)
                 if node.op == "placeholder":
                     spec = next(remaining)
                     set_value(new, TensorSpec(spec.shape, spec.dtype))
                 self.moved[node] = new
+
+    def _read(self, replaced: set[fx.Node]) -> set[fx.Node]:
+        """Return the nodes that somebody still reads: chains of moves that a gather replaces are not among them."""
+        chains = {step for node in replaced for step in self.deps.gathers[node].path}
+        gone: set[fx.Node] = set()
+        for node in reversed(self.program.graph.nodes):
+            if node in chains and all(user in replaced or user in gone for user in node.users):
+                gone.add(node)
+        return {node for node in self.program.graph.nodes if node not in gone}
 
     # Copying -------------------------------------------------------------------------------------------------------
 
@@ -71,17 +80,17 @@ class _Rewriter:
         try:
             new = self.compact.graph.node_copy(node, lambda n: self.moved[n])
         except KeyError as missing:
-            raise InternalError(f"{node.name} reads {missing.args[0]}, whose channels are ragged after pruning") from None
+            raise InternalError(f"{node.name} reads {missing.args[0]}, which was replaced by a gather") from None
         if node.op in ("placeholder", "get_attr"):
             if node.op == "get_attr":
                 infer_node(self.compact, new)
             return new
         self._freeze(node, new, self._patch(node, new))
         try:
-            infer_node(self.compact, new)
+            if not self._split_unequally(node, new):
+                infer_node(self.compact, new)
         except CompilerError as error:
             raise InternalError(f"the pruned {node.name} does not run: {error}") from error
-        self._split_unequally(node, new)
         return new
 
     def _patch(self, node: fx.Node, new: fx.Node) -> set[fx.Node]:
@@ -91,38 +100,43 @@ class _Rewriter:
             if use.key == "split":
                 continue  # needs the pieces' sizes: see _split_unequally
             written = normalise(self.compact, new).params[use.name]
-            value = self._fill(use.template, written, new)
+            value = self._fill(use.template, written, new, use.key in ("reshape", "expand", "unflatten"))
             if value is not written:
                 set_parameter(new, use.key, use.name, value)
             fx.map_arg(value, kept.add)
         return kept
 
-    def _fill(self, template: Any, current: Any, at: fx.Node) -> Any:
-        """Return ``current`` with the counted entries corrected."""
+    def _fill(self, template: Any, current: Any, at: fx.Node, free: bool) -> Any:
+        """Return ``current`` with the counted entries corrected; ``free`` if -1 means "whatever is left"."""
         if template is KEEP:
             return current
         if isinstance(template, Count):
             count = self.kept.count(template)
             written = concrete(current)
-            return current if written in (count, -1) else count
+            return current if written == count or (free and written == -1) else count
         if isinstance(template, slice):
             current = current if isinstance(current, slice) else slice(None)
             return slice(
-                self._fill(template.start, current.start, at),
-                self._fill(template.stop, current.stop, at),
+                self._fill(template.start, current.start, at, free),
+                self._fill(template.stop, current.stop, at, free),
                 current.step,
             )
         if isinstance(current, fx.Node):
             if isinstance(value_of(current), tuple):
                 entries = [self._entry(current, i) for i in range(len(template))]
-                filled = [self._fill(t, e, at) for t, e in zip(template, entries, strict=True)]
+                filled = [self._fill(t, e, at, free) for t, e in zip(template, entries, strict=True)]
                 unchanged = all(a is b for a, b in zip(filled, entries, strict=True))
                 return current if unchanged else filled
             current = (current,)
         entries = list(current) if isinstance(current, (tuple, list)) else [current]
         spread = self._spread(template, entries)
-        filled = [self._fill(t, c, at) for t, c in zip(template, spread, strict=True)]
-        return tuple(filled) if isinstance(current, tuple) else filled
+        filled = [self._fill(t, c, at, free) for t, c in zip(template, spread, strict=True)]
+        changed = [i for i, (new, old) in enumerate(zip(filled, spread, strict=True)) if new is not old]
+        expands = at.target in ("expand", torch.broadcast_to, torch.Tensor.expand)
+        follows = len(changed) == 1 and isinstance(spread[changed[0]], fx.Node)
+        if free and follows and not expands and -1 not in concrete(spread):
+            filled[changed[0]] = -1  # a number that may follow the batch: "whatever is left" is right for all of them
+        return filled if isinstance(current, list) else tuple(filled)
 
     def _entry(self, sizes: fx.Node, index: int) -> fx.Node:
         with self.compact.graph.inserting_after(sizes):
@@ -154,34 +168,26 @@ class _Rewriter:
             new.args = fx.map_arg(new.args, lambda n: replaced.get(n, n))
             new.kwargs = fx.map_arg(new.kwargs, lambda n: replaced.get(n, n))
 
-    def _split_unequally(self, node: fx.Node, new: fx.Node) -> None:
-        """Turn a split whose pieces are no longer what the call would make into one with explicit sizes."""
+    def _split_unequally(self, node: fx.Node, new: fx.Node) -> bool:
+        """Turn a split that would no longer make the right pieces into one with explicit sizes; whether it did."""
         use = next((u for u in self.arguments.get(node, []) if u.key == "split"), None)
         if use is None:
-            return
+            return False
         wanted = [self.kept.count(c) for c in use.template]
         call = normalise(self.program, node)
         axis = concrete(call["dim"]) % len(value_of(call.input).shape)
-        if [piece.shape[axis] for piece in value_of(new)] == wanted:
-            return
+        try:
+            infer_node(self.compact, new)
+            if [piece.shape[axis] for piece in value_of(new)] == wanted:
+                return True
+        except CompilerError:
+            pass  # the sizes as written do not sum to what is left
         new.target = "split" if new.op == "call_method" else torch.split
-        new.args, new.kwargs = (new.args[0], wanted, axis), {}
+        new.args, new.kwargs = (self.moved[call.input], wanted, axis), {}
         infer_node(self.compact, new)
+        return True
 
     # Gathers -------------------------------------------------------------------------------------------------------
-
-    def _is_ragged(self, node: fx.Node) -> bool:
-        """Tell whether what is left of a value is not a rectangle."""
-        return any(self._ragged(labels) for labels in _each(self.deps.labels.get(node)))
-
-    def _ragged(self, labels: ChannelLabels) -> bool:
-        for factor in labels.factors:
-            if factor.atoms.ndim > 1:
-                mask = self.kept.mask(factor.atoms).reshape(-1, factor.atoms.shape[-1])
-                counts = mask.sum(axis=1)
-                if len(np.unique(counts[counts > 0])) > 1:
-                    return True
-        return False
 
     def _survives(self, node: fx.Node) -> bool:
         """Tell whether the moves as written still give the kept channels in order."""

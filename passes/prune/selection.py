@@ -1,7 +1,7 @@
 """Which channels stay: levels per block, and the order in which they are lowered.
 
-A block keeps ``size * level / levels`` of each of its cells, the best-scored first, so every balance holds at every level.
-All budgets are prefixes of one ordered list of *steps* (lower one block by one level):
+A block keeps ``size * level / levels`` of each of its cells, the best-scored first, so every balance holds at every
+level. All budgets are prefixes of one ordered list of *steps* (lower one block by one level):
 
 * ``uniform``: by the fraction that the block would still keep, so all blocks shrink together;
 * ``global``: by the score of the channels that would go, relative to their group's mean.
@@ -74,7 +74,7 @@ class Selection:
         self._sizes, self._owner = np.array(sizes, dtype=np.int64), np.array(owners, dtype=np.int64)
 
     def _forced(self, deps: ChannelDependencies, scores: Scores) -> Bools:
-        """Classes that always stay: the pinned, and the best of every tensor axis that selection could otherwise empty."""
+        """Classes that always stay: the pinned, and the best of every tensor axis that could otherwise be emptied."""
         forced = np.zeros(len(self._cell), dtype=np.bool_)
         for block in self.blocks:
             forced[block.classes[block.pinned]] = True
@@ -93,7 +93,7 @@ class Selection:
         return forced
 
     def _cannot_empty(self, classes: Ints, inside: Bools, forced: Bools) -> bool:
-        """Tell whether some of the classes always stay: one that no block holds, a forced one, or a whole cell's best."""
+        """Tell whether some class always stays: one that no block holds, a forced one, or a whole cell's best."""
         cells = self._cell[classes]
         if int(cells.min()) < 0 or bool(forced[classes].any()):
             return True
@@ -126,7 +126,7 @@ class Selection:
         """Return the levels that remove ``ratio`` of each block (per block index if a mapping), rounded down."""
         levels = self.full.copy()
         for index, allowed in enumerate(self.allowed):
-            wanted = ratio if isinstance(ratio, float) else ratio.get(index, 0.0)
+            wanted = ratio.get(index, 0.0) if isinstance(ratio, Mapping) else ratio
             kept = int(self.full[index]) - int(int(self.full[index]) * wanted + 1e-9)
             levels[index] = allowed[::-1][np.abs(allowed[::-1] - kept).argmin()]  # the wider of two as near
         return levels

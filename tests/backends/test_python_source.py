@@ -293,6 +293,20 @@ def test_gaps_keep_numbers() -> None:
     assert "nn.Identity()" in text
 
 
+def test_a_node_between_two_blocks_tears_neither_apart() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1))
+            self.head = nn.Sequential(nn.Dropout(), nn.Linear(4, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.flatten(self.pool(x), 1))
+
+    text = emit_source(trace(Head(), IMAGE))
+    assert "return self.head(torch.flatten(self.pool(x), 1))" in text
+
+
 def test_node_without_a_stack_joins_its_consumer() -> None:
     program = trace(ResidualNet(), IMAGE)
     for node in program.graph.nodes:

@@ -156,14 +156,14 @@ def standardised_weights(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(F.conv2d(F.relu(self.stem(x)), w, padding=1)))
 
 
-@case(stem=conv(3, 8), head=conv(8, 4), free="stem")
+@case(stem=conv(3, 8), head=conv(8, 4))
 def decoder_with_the_encoders_weights(self: Any, x: Tensor) -> Tensor:
     x = F.relu(self.stem(x))
     return self.head(x).mean((2, 3)), F.conv_transpose2d(x, self.stem.weight, padding=1)  # type: ignore[return-value]
 
 
 @case((2, 3, 16), stem=make(nn.Conv1d, 3, 8, 3, padding="same"), head=make(nn.Conv1d, 8, 4, 1), free="stem")
-def padding_same(self: Any, x: Tensor) -> Tensor:
+def same_padding(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.stem(x)))
 
 

@@ -75,7 +75,7 @@ def layer_scale(self: Any, x: Tensor) -> Tensor:
 
 @case(stem=conv(3, 8), scale=parameter(1, 8, 1, 1), shift=parameter(1), head=conv(8, 4), free="stem")
 def scale_and_shift(self: Any, x: Tensor) -> Tensor:
-    return self.head(torch.addcmul(self.shift, self.stem(x), self.scale) if False else self.stem(x) * self.scale + self.shift)
+    return self.head(self.stem(x) * self.scale + self.shift)
 
 
 @case(stem=conv(3, 8), bias=parameter(8), head=conv(8, 4), free="stem")
@@ -167,8 +167,8 @@ def in_place(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x)
     y = self.body(self.relu(x))
     y += x
-    y.relu_()
     y.mul_(0.5).add_(x)
+    y.relu_()
     return self.head(y)
 
 

@@ -84,7 +84,7 @@ def padded_with_a_constant(self: Any, x: Tensor) -> Tensor:
 
 @case(stem=conv(3, 6), pad=make(nn.ReflectionPad2d, 1), head=conv(6, 4, padding=0), free="stem")
 def padded_in_space(self: Any, x: Tensor) -> Tensor:
-    return self.head(F.pad(self.pad(self.stem(x)), [1, 0], mode="replicate"))
+    return self.head(F.pad(self.pad(self.stem(x)), [1, 0, 0, 1], mode="replicate"))
 
 
 @case(stem=conv(3, 6), head=conv(8, 4), pinned={"stem": "circular"})
@@ -92,7 +92,7 @@ def padded_in_a_circle(self: Any, x: Tensor) -> Tensor:
     return self.head(F.pad(self.stem(x), (0, 0, 0, 0, 1, 1), mode="circular"))
 
 
-@case(stem=conv(3, 6), head=conv(4, 4), free="stem")
+@case(stem=conv(3, 6), head=conv(4, 4), pinned={"stem": "padding"})
 def cropped_by_padding(self: Any, x: Tensor) -> Tensor:
     return self.head(F.pad(self.stem(x), (0, 0, 0, 0, -1, -1)))
 
@@ -119,8 +119,8 @@ def sum_of_stack(self: Any, x: Tensor) -> Tensor:
       free="stem")
 def class_token(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x).flatten(2).transpose(1, 2)
-    x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
-    return self.head(self.norm(x)[:, 0])
+    x = self.norm(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place)
+    return self.head(x[:, 0] + x.mean(1))
 
 
 @case(a=conv(3, 4), dw=conv(4, 4, groups=4), head=conv(6, 4), free="a")

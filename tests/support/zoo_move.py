@@ -196,7 +196,7 @@ def linear_over_channels_and_columns(self: Any, x: Tensor) -> Tensor:
     return self.head(x) + y.mean((1, 2))[:, None, None, None]
 
 
-@case(stem=conv(3, 8), head=make(nn.Linear, 4, 4), pinned={"stem": "one channel"} if False else {})
+@case(stem=conv(3, 8), head=make(nn.Linear, 4, 4))
 def channels_folded_into_space(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x)
     return self.head(x.reshape(x.shape[0], -1, 4)).sum(1)
@@ -239,3 +239,44 @@ def groups_as_batch(self: Any, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     y = self.a(x.view(n * 3, c // 3, h, w)).view(n, 3, -1, h, w)
     return self.head(y.sum(1))
+
+
+@case(stem=conv(3, 12), head=conv(12, 4), free="stem")
+def activation_after_a_transpose(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x)
+    n, c, h, w = x.shape
+    x = F.relu(x.view(n, 3, 4, h, w).transpose(1, 2))
+    return self.head(x.reshape(n, c, h, w))
+
+
+@case(stem=conv(3, 12), head=conv(6, 4), free="stem")
+def activation_of_a_part_of_rows(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x)
+    n, c, h, w = x.shape
+    x = F.relu(x.view(n, 2, 6, h, w)[:, :, :3])
+    return self.head(x.reshape(n, c // 2, h, w))
+
+
+@case(stem=conv(3, 12), head=conv(12, 4), free="stem")
+def sizes_of_a_transpose(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x)
+    y = x.unflatten(1, (3, 4)).transpose(1, 2)
+    return self.head(y.reshape(y.shape[0], y.shape[1] * y.shape[2], 8, 8))
+
+
+@case(stem=conv(3, 12), deep=conv(1, 1), head=conv(12, 4), free="stem")
+def batch_times_a_literal(self: Any, x: Tensor) -> Tensor:
+    x = F.relu(self.stem(x))
+    n = x.shape[0]
+    return self.head(self.deep(x.view(n * 12, 1, 8, 8)).view(n, 12, 8, 8))
+
+
+@case(stem=conv(3, 8), head=make(nn.Linear, 8, 4), free="stem")
+def transposed_by_attribute(self: Any, x: Tensor) -> Tensor:
+    return self.head(self.stem(x).flatten(2).mT).mean(1)
+
+
+@case(stem=conv(3, 12), a=make(nn.Linear, 4, 6), head=make(nn.Linear, 6, 4), free="stem a")
+def linear_on_rows(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x).mean((2, 3))
+    return self.head(torch.tanh(self.a(x.view(-1, 3, 4)))).sum(1)

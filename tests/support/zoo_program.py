@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
-from torchvision.ops import stochastic_depth as drop_path
+from secateur.compiler.vision import import_torchvision
 
 from .zoo_case import IMAGE, case, conv, make
+
+StochasticDepth = import_torchvision().ops.StochasticDepth
 
 
 @case(stem=conv(3, 8), body=conv(8, 8), norm=make(nn.BatchNorm2d, 8), head=conv(8, 4), free="stem body")
@@ -92,10 +94,10 @@ def frozen(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.norm(self.stem(x))))
 
 
-@case(stem=conv(3, 8), a=conv(8, 8), head=conv(8, 4), free="stem a")
+@case(stem=conv(3, 8), a=conv(8, 8), drop=make(StochasticDepth, 0.3, "row"), head=conv(8, 4), free="stem a")
 def drop_of_paths(self: Any, x: Tensor) -> Tensor:
     x = F.relu(self.stem(x))
-    return self.head(x + drop_path(self.a(x), 0.3, "row", self.training))
+    return self.head(x + self.drop(self.a(x)))
 
 
 @case(stem=conv(3, 8), aux=conv(8, 4), head=conv(8, 4), free="stem")
@@ -127,7 +129,7 @@ def layer_that_nobody_reads(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.a(x)))
 
 
-@case(stem=conv(3, 8), a=conv(8, 8), head=conv(8, 4), free="a")
+@case(stem=conv(3, 8), a=conv(8, 8), head=conv(8, 4), free="stem", pinned={"a": "in place"})
 def changed_through_a_view(self: Any, x: Tensor) -> Tensor:
     x = self.a(F.relu(self.stem(x))) * 1.0
     x[:, :3].mul_(0.5)
@@ -142,7 +144,27 @@ def view_of_what_is_changed(self: Any, x: Tensor) -> Tensor:
     return self.head(torch.cat([F.relu(self.a(y)), y], 1))
 
 
-@case(stem=conv(3, 8), head=conv(8, 3), pinned={"head": "the model's input"} if False else {})
+@case(stem=conv(3, 8), head=conv(8, 3), free="stem")
 def output_of_two_kinds(self: Any, x: Tensor) -> tuple[Tensor, Any]:
     x = F.relu(self.stem(x))
     return self.head(x), x.shape[1]
+
+
+@case(stem=conv(3, 8), head=conv(8, 4), free="stem")
+def input_changed_in_place(self: Any, x: Tensor) -> Tensor:
+    x.mul_(2.0).sub_(1.0)
+    return self.head(F.relu(self.stem(x)))
+
+
+@case(stem=conv(3, 12), a=conv(6, 6), relu=make(nn.ReLU, inplace=True), head=conv(12, 4), free="stem a")
+def pieces_changed_in_place(self: Any, x: Tensor) -> Tensor:
+    a, b = torch.split(self.stem(x), 6, 1)
+    a = self.relu(a.clone())
+    return self.head(torch.cat([self.a(a), b], 1))
+
+
+@case(stem=conv(3, 8), count=lambda: torch.tensor(2), head=conv(8, 4), free="stem")
+def number_in_a_buffer(self: Any, x: Tensor) -> Tensor:
+    for _ in range(int(self.count)):
+        x = x * 0.5
+    return self.head(F.relu(self.stem(x)))

@@ -1,4 +1,4 @@
-"""Batch-norm scale: s = |gamma|. Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017."""
+"""Batch-norm scale: s = |gamma|. Liu et al., Network Slimming, ICCV 2017."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""L2 norm: s = sqrt(sum w^2) over all weights of a channel. He et al., Soft Filter Pruning, IJCAI 2018 (eq. 2, p = 2)."""
+"""L2 norm: s = sqrt(sum w^2) over a channel's weights. He et al., Soft Filter Pruning, IJCAI 2018, eq. 2."""
 
 from __future__ import annotations
 

@@ -1,0 +1,267 @@
+"""From a model to an artefact in one call: trace, run a pipeline, prove the result, write it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from ..compiler.capture import trace
+from ..compiler.errors import OptionError
+from ..compiler.plan import Plan
+from ..compiler.program import Program, referenced_tree
+from ..compiler.proof import Proof, prove
+from ..passes.base import Pass, PassResult
+from ..passes.instruments import Instrument
+from ..passes.options import spec_of
+from ..passes.pipeline import PassPipeline, PipelineResult
+from . import artefact, catalog, report, weights_file
+
+DEFAULT_PIPELINE: Final = "prune{macs=0.5}"
+
+Progress = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A compiled model."""
+
+    module: nn.Module
+    """A normal, trainable module with the original state_dict names. It shares nothing with the model it came from."""
+    program: Program
+    """Its graph."""
+    plan: Plan
+    """What was kept of the original's tensors, over all passes."""
+    report: dict[str, Any]
+    """The content of ``report.json``."""
+    original: Program
+    """The model as captured."""
+
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        emit: Iterable[str] = ("python",),
+        force: bool = False,
+        progress: Progress = _silent,
+    ) -> Path:
+        """Write the artefact, all of it or nothing.
+
+        Args:
+            directory: Where it will stand.
+            emit: Backends, see ``secateur list backends``. Weights, plan and report are always written.
+            force: Replace an artefact that stands there already.
+            progress: Told what is being written.
+
+        Returns:
+            The directory.
+
+        Raises:
+            ArtefactError: The directory exists, or cannot be written.
+            CompilerError: A backend cannot express the model.
+        """
+        from .python_source import emit_source, emitted_state
+
+        wanted = catalog.check(emit)
+        directory = Path(directory)
+        artefact.check_writable(directory, force)
+        record = {**self.report, "timings": dict(self.report["timings"]), "notes": list(self.report["notes"])}
+        state = emitted_state(self.program)
+        files: dict[str, artefact.Content] = {}
+        if "python" in wanted:
+            progress("writing model.py")
+            title = f"{self.program.name}, compiled with {self.report['pipeline'] or 'no passes'}"
+            with _timed(record["timings"], "emit"):
+                files["model.py"] = emit_source(self.program, title=title).encode()
+        files["model.safetensors"] = lambda path: weights_file.save(state, path, report.METADATA)
+        files["plan.json"] = _json(self.plan.to_json())
+        if "pt2" in wanted:
+            files["model.pt2"] = lambda path: self._export(path, record, progress)
+        # Last, because it tells what happened to the others.
+        files["report.json"] = lambda path: _write(path, _json({**record, "files": _sizes(path.parent)}))
+        artefact.write(directory, files, force=force)
+        return directory
+
+    def _export(self, path: Path, record: dict[str, Any], progress: Progress) -> None:
+        from .exported import emit_pt2
+
+        progress("exporting model.pt2")
+        inputs = [torch.zeros(i.shape, dtype=i.dtype) for i in self.program.inputs]
+        with _timed(record["timings"], "export"):
+            note = emit_pt2(self.module, inputs, path)
+        if note is not None:
+            record["notes"].append(note)
+
+
+def compile(
+    model: nn.Module | Program,
+    example_inputs: torch.Tensor | Sequence[torch.Tensor] | None = None,
+    *,
+    pipeline: str | PassPipeline = DEFAULT_PIPELINE,
+    verify: bool = True,
+    seed: int = 0,
+    name: str | None = None,
+    instruments: Sequence[Instrument] = (),
+    progress: Progress = _silent,
+    source: Mapping[str, Any] | None = None,
+) -> Compiled:
+    """Compile a model; the model itself is never changed.
+
+    Args:
+        model: Any traceable module, or a program that was captured from one.
+        example_inputs: One tensor, or one per positional input of ``forward``; shapes and dtypes matter. Not needed
+            for a program.
+        pipeline: Passes, as text or built.
+        verify: Prove that the result equals the masked original, in float64 on random inputs.
+        seed: Of the proof's random inputs.
+        name: Class name for emitted code; the model's own by default.
+        instruments: What watches the passes.
+        progress: Told, in a few words, what is being done.
+        source: Record of where the model comes from (``ModelSource.spec``), for ``secateur verify``.
+
+    Returns:
+        The compact module with its plan and report; ``save`` writes it.
+
+    Raises:
+        CompilerError: The model, the inputs or the pipeline do not go together; the message says what to do.
+        ProofError: The result is not equal to the masked original: a bug of secateur.
+    """
+    passes = PassPipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+    timings: dict[str, float] = {}
+    original = _captured(model, example_inputs, name, timings, progress)
+    with _timed(timings, "passes"):
+        result = passes.run(original, [*instruments, _Announce(progress)])
+    plan = compose(original, result)
+    compact, module = _independent(result.program, original)
+    proof: Proof | None = None
+    if verify:
+        with _timed(timings, "prove"):
+            proof = prove(original, module, plan, seed=seed, progress=progress).require()
+    measured: dict[str, Any] | None = None
+    if report.example_of(source) is not None:
+        progress("measuring accuracy")
+        with _timed(timings, "accuracy"):
+            before = _independent(original, original)[1] if isinstance(model, Program) else model
+            measured = report.accuracy(source, before, module)
+    content = report.build(
+        original,
+        compact,
+        result,
+        pipeline=str(passes),
+        proof=proof,
+        seed=seed,
+        source=source,
+        accuracy=measured,
+        timings=timings,
+    )
+    return Compiled(module, compact, plan, content, original)
+
+
+def compose(original: Program, result: PipelineResult) -> Plan:
+    """Return one plan for all passes of a run, in terms of the original's tensors."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in original.tensors()}
+    plan = Plan()
+    for number, later in enumerate(result.plans):
+        plan = plan.then(later, shapes) if number else later
+    return plan
+
+
+def _captured(
+    model: nn.Module | Program,
+    example_inputs: torch.Tensor | Sequence[torch.Tensor] | None,
+    name: str | None,
+    timings: dict[str, float],
+    progress: Progress,
+) -> Program:
+    if isinstance(model, Program):
+        return model
+    if example_inputs is None:
+        raise OptionError(
+            "compile needs example inputs to trace a module", hint="compile(model, torch.zeros(1, 3, 224, 224))"
+        )
+    progress(f"tracing {name or type(model).__name__}")
+    with _timed(timings, "trace"):
+        return trace(model, example_inputs, name=name)
+
+
+def _independent(program: Program, original: Program) -> tuple[Program, nn.Module]:
+    """Return the program with a module tree of its own, and its module.
+
+    Layers that nobody pruned are the user's own objects, and unpruned tensors share the user's memory: these are
+    copied.
+    What a pass made is taken as it is, so that no more memory is used than the copies need.
+    """
+    foreign = {tensor.untyped_storage().data_ptr() for _, tensor in original.tensors()}
+    tree = referenced_tree(program.root, program.graph)
+    made: dict[int, Any] = {}
+    for tensor in (*tree.parameters(), *tree.buffers()):
+        if tensor.untyped_storage().data_ptr() not in foreign:
+            made[id(tensor)] = tensor
+    root = copy.deepcopy(tree, made)
+    graph = copy.deepcopy(program.graph) if program.graph is original.graph else program.graph
+    compact = Program(graph, root, program.inputs, program.name, program.notes)
+    flags = [(layer, layer.training) for layer in root.modules()]
+    module = compact.module
+    for layer, training in flags:  # building the module sets one flag for all; frozen batch norms keep theirs
+        layer.training = training
+    return compact, module
+
+
+class _Announce:
+    """Tells which pass is running."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def before(self, pass_: Pass, program: Program) -> None:
+        """Announce the pass."""
+        del program
+        self._progress(f"running {spec_of(pass_)}")
+
+    def after(self, pass_: Pass, before: Program, result: PassResult) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Generator[None]:
+    start = perf_counter()
+    try:
+        yield
+    finally:
+        timings[stage] = round(perf_counter() - start, 3)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    """One entry per line, two levels deep: a plan has a line per tensor, a report a line per layer."""
+    return (_lines(content, 0) + "\n").encode()
+
+
+def _lines(value: Any, depth: int) -> str:
+    if not value or depth == 2 or not isinstance(value, (dict, list)):
+        return json.dumps(value)
+    indent = " " * (depth + 1)
+    if isinstance(value, dict):
+        inner = [f"{indent}{json.dumps(key)}: {_lines(entry, depth + 1)}" for key, entry in value.items()]
+        return "{\n" + ",\n".join(inner) + f"\n{' ' * depth}}}"
+    return "[\n" + ",\n".join(f"{indent}{_lines(entry, depth + 1)}" for entry in value) + f"\n{' ' * depth}]"
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Bytes of the files written so far."""
+    return {path.name: path.stat().st_size for path in sorted(directory.iterdir()) if path.name != "report.json"}

@@ -1,0 +1,158 @@
+"""``report.json``: what a compilation did, in numbers and words. Keys are part of the artefact's format."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..compiler import examples
+from ..compiler.cost import LayerCost, layer_costs, measure
+from ..compiler.program import Program, is_persistent
+from ..compiler.proof import Proof
+from ..passes.pipeline import PipelineResult
+
+METADATA = {"format": "pt"}
+"""In the header of model.safetensors, where other readers look for it."""
+
+
+def build(
+    original: Program,
+    compact: Program,
+    result: PipelineResult,
+    *,
+    pipeline: str,
+    proof: Proof | None,
+    seed: int,
+    source: Mapping[str, Any] | None,
+    accuracy: Mapping[str, Any] | None,
+    timings: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return the content of ``report.json``."""
+    before, after = costs(original), costs(compact)
+    return {
+        "format": 1,
+        "name": compact.name,
+        "source": dict(source) if source is not None else None,
+        "inputs": [
+            {"name": i.name, "shape": list(i.shape), "dtype": str(i.dtype).removeprefix("torch.")}
+            for i in original.inputs
+        ],
+        "pipeline": pipeline,
+        "seed": seed,
+        "before": before,
+        "after": after,
+        "kept": {name: after[name] / before[name] if before[name] else 1.0 for name in ("params", "macs", "bytes")},
+        "accuracy": dict(accuracy) if accuracy is not None else None,
+        "verification": proof.to_json() if proof is not None else None,
+        "layers": layers(original, compact),
+        "passes": [{"pass": step.text, "changed": step.changed, "stats": dict(step.stats)} for step in result.steps],
+        "remarks": [
+            {"kind": r.kind.value, "pass": r.pass_name, "node": r.node, "reason": r.reason} for r in result.remarks
+        ],
+        "notes": list(original.notes),
+        "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
+        "versions": versions(),
+    }
+
+
+def costs(program: Program) -> dict[str, int]:
+    """Count a program: params, MACs per sample, 2 x MACs (what many call FLOPs), bytes of its weights file."""
+    cost = measure(program)
+    return {"params": cost.params, "macs": cost.macs, "two_macs": 2 * cost.macs, "bytes": weights_file_size(program)}
+
+
+def layers(original: Program, compact: Program) -> list[dict[str, Any]]:
+    """Return, layer by layer, the channels, parameters and MACs before and after (``None`` if it is gone)."""
+    now = _by_layer(layer_costs(compact))
+    return [
+        {"layer": name, "kind": cost["kind"], "before": _numbers(cost), "after": _numbers(now.get(name))}
+        for name, cost in _by_layer(layer_costs(original)).items()
+    ]
+
+
+def _by_layer(found: Iterable[LayerCost]) -> dict[str, dict[str, Any]]:
+    """One entry per layer; the MACs of several calls add up."""
+    by_name: dict[str, dict[str, Any]] = {}
+    for cost in found:
+        if cost.layer in by_name:
+            by_name[cost.layer]["macs"] += cost.macs
+        else:
+            by_name[cost.layer] = {
+                "kind": cost.kind,
+                "inputs": cost.inputs,
+                "outputs": cost.outputs,
+                "params": cost.params,
+                "macs": cost.macs,
+            }
+    return by_name
+
+
+def _numbers(cost: Mapping[str, Any] | None) -> dict[str, int] | None:
+    return {key: value for key, value in cost.items() if key != "kind"} if cost is not None else None
+
+
+def weights_file_size(program: Program) -> int:
+    """Return how many bytes ``model.safetensors`` of a program has, without making it.
+
+    The format: 8 bytes for the header's length, the header (JSON, padded with spaces to a multiple of 8), the data.
+    """
+    header: dict[str, Any] = {"__metadata__": METADATA}
+    end = 0
+    for name, tensor in sorted(_stored(program), key=lambda item: (-item[1].element_size(), item[0])):
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        kind = ("I" if not tensor.dtype.is_floating_point else "F") + str(8 * tensor.element_size())
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + end
+
+
+def _stored(program: Program) -> Iterable[tuple[str, torch.Tensor]]:
+    """The tensors that the weights file holds: see ``python_source.emitted_state``."""
+    read = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
+    for name, tensor in program.tensors():
+        if name in read or isinstance(tensor, nn.Parameter) or is_persistent(program.root, name):
+            yield name, tensor
+
+
+def accuracy(source: Mapping[str, Any] | None, before: nn.Module, after: nn.Module) -> dict[str, Any] | None:
+    """Return top-1 accuracy in percent before and after on an embedded example's test images; ``None`` without data."""
+    name = example_of(source)
+    if name is None:
+        return None
+    example = examples.load(name)
+    data = (example.test_images, example.test_labels)
+    return {
+        "data": f"{name}, test images",
+        "images": len(example.test_images),
+        "before": examples.accuracy(before, *data),
+        "after": examples.accuracy(after, *data),
+    }
+
+
+def example_of(source: Mapping[str, Any] | None) -> str | None:
+    """Return the embedded example that a model comes from, over any number of earlier compilations."""
+    while source is not None and source.get("kind") == "artefact":
+        source = source.get("source")
+    return str(source["model"]) if source is not None and source.get("kind") == "example" else None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that took part."""
+    found = {"secateur": _version("secateur"), "torch": torch.__version__}
+    if "torchvision" in sys.modules:
+        found["torchvision"] = _version("torchvision")
+    return {**found, "numpy": _version("numpy"), "python": platform.python_version()}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,177 @@
+"""What results look like on a terminal: functions that return renderables, and print nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+LONGEST: Final = 24
+"""Groups that are shown one by one; more are put together where they have the same widths."""
+_BAR: Final = 20
+_REMARKS: Final = 6
+
+
+def compilation(
+    report: Mapping[str, Any], plan: Mapping[str, Any], directory: str, seconds: float, *, ascii_only: bool = False
+) -> RenderableType:
+    """Return what ``secateur compile`` shows: widths, costs, proof, remarks, files, next steps."""
+    sign = _Signs(ascii_only)
+    parts: list[RenderableType] = [
+        Text.assemble((report["name"], "bold"), "  ", (report["pipeline"] or "no passes", "cyan")),
+        _widths(plan["groups"], sign),
+        _costs(report, sign),
+        _proof(report["verification"]),
+        *_remarks(report),
+        _files(report.get("files", {}), directory, seconds),
+        _next_steps(directory, "model.py" in report.get("files", {})),
+    ]
+    return Group(*(line for part in parts for line in (part, Text())))
+
+
+class _Signs:
+    def __init__(self, ascii_only: bool) -> None:
+        self.full, self.empty, self.arrow = ("#", ".", "->") if ascii_only else ("█", "░", "→")
+
+    def bar(self, kept: float) -> Text:
+        filled = round(kept * _BAR)
+        return Text.assemble((self.full * filled, "green"), (self.empty * (_BAR - filled), "dim"))
+
+
+def _widths(groups: Sequence[Mapping[str, Any]], sign: _Signs) -> RenderableType:
+    rows = [_Row([g]) for g in groups] if len(groups) <= LONGEST else _merged(groups)
+    table = _table("channels of", "layers", "before", "", "after", "kept", "")
+    for column in (1, 2, 4, 5):
+        table.columns[column].justify = "right"
+    shown = rows[:LONGEST]
+    for row in shown:
+        kept = row.after / max(row.before, 1)
+        table.add_row(
+            row.name, str(row.layers), str(row.before), sign.arrow, str(row.after), _percent(kept), sign.bar(kept)
+        )
+    notes: list[str] = []
+    if len(rows) < len(groups):
+        notes.append(f"{len(groups)} groups; those of the same widths stand together.")
+    if len(shown) < len(rows):
+        notes.append(f"{len(rows) - len(shown)} more rows are left out.")
+    if not notes:
+        return _indented(table)
+    return Group(
+        _indented(table), Text(f"  {' '.join(notes)} All of them: report.json (layers), plan.json (groups).", "dim")
+    )
+
+
+class _Row:
+    def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        first = groups[0]
+        more = len(groups) - 1
+        self.name = str(first["name"]) + (f" and {more} more" if more else "")
+        self.layers = sum(len(g["layers"]) for g in groups)
+        self.before, self.after = int(first["before"]), int(first["after"])
+
+
+def _merged(groups: Sequence[Mapping[str, Any]]) -> list[_Row]:
+    same: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for group in groups:
+        same.setdefault((group["before"], group["after"]), []).append(group)
+    return [_Row(members) for members in same.values()]
+
+
+def _costs(report: Mapping[str, Any], sign: _Signs) -> RenderableType:
+    before, after, kept = report["before"], report["after"], report["kept"]
+    table = _table("", "before", "", "after", "kept", "")
+    for column in (1, 3, 4):
+        table.columns[column].justify = "right"
+    for name, key, write in (("parameters", "params", count), ("MACs", "macs", count), ("weights file", "bytes", size)):
+        table.add_row(
+            name, write(before[key]), sign.arrow, write(after[key]), _percent(kept[key], 1), sign.bar(kept[key])
+        )
+    accuracy = report["accuracy"]
+    if accuracy is not None:
+        was, now = accuracy["before"], accuracy["after"]
+        note = f"on {accuracy['data']} ({accuracy['images']})"
+        table.add_row(
+            "top-1 accuracy", f"{was:.2f}%", sign.arrow, f"{now:.2f}%", f"{now - was:+.2f}", Text(note, "dim")
+        )
+    return _indented(table)
+
+
+def _proof(proof: Mapping[str, Any] | None) -> Text:
+    if proof is None:
+        return Text("  not proven: --no-verify was given", "yellow")
+    batches = " and ".join(" + ".join("x".join(map(str, s)) for s in trial["shapes"]) for trial in proof["trials"])
+    text = Text.assemble(
+        ("  proven  ", "green"),
+        f"equal to the masked original: largest relative difference {proof['error']:.1e}"
+        f", allowed {proof['tolerance']:.0e}",
+        (f"\n          float64, random batches of {batches}", "dim"),
+    )
+    if proof["vacuous"]:
+        text.append("\n          The original gives the same output for every input, so this says little.", "yellow")
+    return text
+
+
+def _remarks(report: Mapping[str, Any]) -> list[RenderableType]:
+    found = [(r["kind"], r["node"], r["reason"]) for r in report["remarks"] if r["kind"] != "applied"]
+    found += [("note", "", note) for note in report["notes"]]
+    if not found:
+        return []
+    table = _table("", "", "")
+    table.show_header = False
+    for kind, node, reason in found[:_REMARKS]:
+        table.add_row(Text(kind, "yellow" if kind == "missed" else "cyan"), node, reason)
+    if len(found) > _REMARKS:
+        table.add_row("", "", Text(f"{len(found) - _REMARKS} more remarks: report.json", "dim"))
+    return [_indented(table)]
+
+
+def _files(files: Mapping[str, int], directory: str, seconds: float) -> Text:
+    listed = ", ".join(f"{name} ({size(number)})" for name, number in files.items())
+    text = Text.assemble("  written to ", (directory, "bold"), f" in {seconds:.1f} s")
+    return text.append(f"\n          {listed}, report.json" if listed else "", "dim")
+
+
+def _next_steps(directory: str, has_python: bool) -> Text:
+    quoted = f"'{directory}'" if " " in directory else directory
+    steps = [f"python {quoted}/model.py", f"secateur verify {quoted}"] if has_python else [f"cat {quoted}/report.json"]
+    meanings = ["run it on a random input; needs only torch", "prove it again from the files"] if has_python else [""]
+    table = [
+        f"{step:<{max(map(len, steps))}}   {meaning}".rstrip() for step, meaning in zip(steps, meanings, strict=True)
+    ]
+    return Text("  next    " + "\n          ".join(table))
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(header, overflow="fold", no_wrap=index == 0)
+    return table
+
+
+def _indented(table: Table) -> Padding:
+    return Padding(table, (0, 0, 0, 2), expand=False)
+
+
+def _percent(fraction: float, digits: int = 0) -> str:
+    return f"{100 * fraction:.{digits}f}%"
+
+
+def count(number: int) -> str:
+    """Write a number for a person: 1.81 G, 11.7 M."""
+    return _scaled(number, (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)), "")
+
+
+def size(number: int) -> str:
+    """Write a number of bytes for a person: 46.8 MB."""
+    return _scaled(number, (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)), "B")
+
+
+def _scaled(number: int, units: Iterable[tuple[str, int]], smallest: str) -> str:
+    for unit, scale in units:
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}" if number < 1000 * scale else f"{number / scale:.0f} {unit}"
+    return f"{number} {smallest}".rstrip()

@@ -1,0 +1,149 @@
+"""Re-proving an artefact: nothing is believed but its files and the original model, which is built again.
+
+1. every tensor of model.safetensors is the original's, indexed by plan.json
+2. model.py with these weights equals the masked original, in float64 on random inputs
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..compiler.capture import trace
+from ..compiler.errors import ArtefactError, ProofError
+from ..compiler.plan import Kept, Plan
+from ..compiler.program import Program
+from ..compiler.proof import Proof, prove
+from ..compiler.weights import file_sha256
+from . import artefact, weights_file
+
+_GATHER: Final = re.compile(r"(.*\.)?gather_\d+")
+"""Buffers of positions that pruning adds; the second check covers them."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked, and found right."""
+
+    tensors: int
+    """How many tensors equal the original's, indexed by the plan."""
+    proof: Proof
+
+
+def verify(directory: str | Path, *, progress: Callable[[str], None] = lambda text: None) -> Verification:
+    """Prove an artefact again.
+
+    Args:
+        directory: What ``compile`` wrote.
+        progress: Told, in a few words, what is being done.
+
+    Raises:
+        ProofError: A tensor or the model as a whole is not what it should be.
+        ArtefactError: A file is missing or damaged, or the artefact does not say what its original is.
+        SourceError: The original cannot be built again.
+    """
+    directory = Path(directory)
+    report, plan = artefact.read_report(directory), artefact.read_plan(directory)
+    compact = artefact.load(directory)
+    progress("building the original again")
+    original = _original(report, directory)
+    progress("comparing the weights")
+    tensors = check_weights(weights_file.read(directory / "model.safetensors"), original, plan, directory)
+    return Verification(tensors, prove(original, compact, plan, seed=_seed(report), progress=progress).require())
+
+
+def _seed(report: Mapping[str, Any]) -> int:
+    seed = report.get("seed", 0)
+    return seed if isinstance(seed, int) else 0
+
+
+def _original(report: Mapping[str, Any], directory: Path) -> Program:
+    source = report.get("source")
+    if not isinstance(source, Mapping):
+        raise ArtefactError(
+            "the artefact does not say where its original model comes from: it was compiled from a model in memory",
+            where=str(directory / "report.json"),
+            hint="in Python: secateur.compiler.proof.prove(secateur.trace(original, inputs), secateur.load(DIR), plan)",
+        )
+    module = rebuild(cast("Mapping[str, Any]", source))
+    try:
+        inputs = [torch.zeros(i["shape"], dtype=getattr(torch, i["dtype"])) for i in report["inputs"]]
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ArtefactError(f"report.json is damaged: {error!r}", where=str(directory / "report.json")) from error
+    return trace(module, inputs)
+
+
+def rebuild(source: Mapping[str, Any]) -> nn.Module:
+    """Build the model that a report's ``source`` records.
+
+    Raises:
+        CompilerError: It is gone, or has changed.
+    """
+    if source.get("kind") != "artefact":
+        from ..compiler import sources
+
+        return sources.rebuild(source).module
+    directory = Path(str(source.get("directory")))
+    module = artefact.load(directory)
+    weights = directory / "model.safetensors"
+    if file_sha256(weights) != source.get("weights_sha256"):
+        raise ArtefactError(
+            "the artefact that was compiled from is not what it was then", where=str(weights), hint="compile it again"
+        )
+    return module
+
+
+def check_weights(stored: Mapping[str, Tensor], original: Program, plan: Plan, where: Path) -> int:
+    """Compare every stored tensor with the original's, indexed by the plan; return how many there are.
+
+    Raises:
+        ProofError: Names the first tensor that differs, is missing, or has no original.
+    """
+    originals = dict(original.tensors())
+    unknown = [name for name in (*stored, *plan.kept) if name not in originals and not _GATHER.fullmatch(name)]
+    if unknown:
+        raise ProofError(f"the original has no tensor {unknown[0]!r}", where=str(where))
+    missing = [name for name, tensor in originals.items() if isinstance(tensor, nn.Parameter) and name not in stored]
+    if missing:
+        raise ProofError(f"model.safetensors lacks the tensor {missing[0]!r}", where=str(where))
+    checked = 0
+    for name, tensor in stored.items():
+        if name not in originals:
+            continue
+        try:
+            wanted = indexed(originals[name].detach().cpu(), plan.kept.get(name, {}))
+        except (IndexError, ValueError, TypeError, RuntimeError) as error:
+            raise ProofError(f"plan.json does not fit the original's {name!r}: {error}", where=str(where)) from error
+        if not _same(tensor, wanted):
+            raise ProofError(f"{name!r} is not the original's, indexed by plan.json", where=str(where))
+        checked += 1
+    return checked
+
+
+def indexed(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
+    """Return what a plan keeps of a tensor. Axis 1 may have a list per remaining group, whose rows stand together."""
+    columns = kept.get(1, [])
+    grouped = bool(columns) and isinstance(columns[0], list)
+    for axis, indices in kept.items():
+        if not (grouped and axis == 1):
+            tensor = tensor.index_select(axis, torch.tensor(indices, dtype=torch.int64))
+    if not grouped:
+        return tensor
+    lists = cast("Sequence[list[int]]", columns)
+    parts = zip(tensor.chunk(len(lists)), lists, strict=True)
+    return torch.cat([part.index_select(1, torch.tensor(indices, dtype=torch.int64)) for part, indices in parts])
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and torch.equal(a.nan_to_num(), b.nan_to_num())
+        and (not a.is_floating_point() or torch.equal(a.isnan(), b.isnan()))
+    )
