@@ -77,7 +77,7 @@ class Compiled:
         wanted = catalog.check(emit)
         directory = Path(directory)
         artefact.check_writable(directory, force)
-        record = {**self.report, "timings": dict(self.report["timings"]), "notes": list(self.report["notes"])}
+        record: dict[str, Any] = copy.deepcopy(self.report)
         state = emitted_state(self.program)
         files: dict[str, artefact.Content] = {}
         if "python" in wanted:

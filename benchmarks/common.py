@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,23 +195,54 @@ def build(name: str, seed: int = 0) -> nn.Module:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw at random, in place, what initialisation leaves constant: norms' statistics and parameters, biases, scales.
+    """Draw weights that keep a signal alive, and draw what initialisation leaves constant, in place.
 
-    With biases of zero, scales of one, and ConvNeXt's layer scales of 1e-6, many a mistake in slicing would not show.
+    With biases of zero, scales of one, ConvNeXt's layer scales of 1e-6 or classifiers drawn with a deviation of 0.01,
+    many a mistake in slicing would not show.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    draw: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "running_mean": lambda t: t.uniform_(-0.2, 0.2, generator=generator),
-        "running_var": lambda t: t.uniform_(0.5, 1.5, generator=generator),
-        "bias": lambda t: t.uniform_(-0.2, 0.2, generator=generator),
-        "weight": lambda t: t.uniform_(0.5, 1.5, generator=generator),
-        "layer_scale": lambda t: t.uniform_(0.2, 0.8, generator=generator),
+    bounds = {
+        "running_mean": (-0.2, 0.2),
+        "running_var": (0.5, 1.5),
+        "bias": (-0.2, 0.2),
+        "weight": (0.5, 1.5),
+        "layer_scale": (0.2, 0.8),
     }
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             leaf = name.rpartition(".")[2]
-            if leaf in draw and (leaf != "weight" or tensor.ndim == 1):  # one-dimensional weights are those of norms
-                draw[leaf](tensor)
+            if leaf == "weight" and tensor.ndim > 1:  # of a convolution or linear layer
+                tensor.normal_(0, math.sqrt(2 * len(tensor) / tensor.numel()), generator=generator)
+            elif leaf in bounds:
+                tensor.uniform_(*bounds[leaf], generator=generator)
     return model
+
+
+def settle(model: nn.Module, shape: Sequence[int], seed: int = 0) -> nn.Module:
+    """Set batch norms' statistics near those of random inputs, in place, so that depth does not kill the signal.
+
+    They are random still: means are off by up to a fifth of a deviation, variances by up to a half.
+    """
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    momentum = [m.momentum for m in norms]
+    generator = torch.Generator().manual_seed(seed)
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # the average over all batches seen, of which there is one
+    with torch.no_grad():
+        if norms:
+            model(torch.randn(4, *shape[1:], generator=generator))
+        for norm, before in zip(norms, momentum, strict=True):
+            norm.momentum = before
+            mean, var = norm.running_mean, norm.running_var
+            if mean is not None and var is not None:
+                mean += var.sqrt() * torch.empty_like(mean).uniform_(-0.2, 0.2, generator=generator)
+                var *= torch.empty_like(var).uniform_(0.5, 1.5, generator=generator)
+    return model.eval()

@@ -46,9 +46,9 @@ COLUMNS = (
 )  # fmt: skip
 
 LEGEND = """\
-Each model is pruned with `prune{macs=0.5}` from a random state in which everything that initialisation leaves constant
-(statistics and affine parameters of norms, biases, layer scales) was drawn at random. CIFAR ResNets carry trained
-weights.
+Each model is pruned with `prune{macs=0.5}` from a random state: weights, and all that initialisation leaves constant
+(statistics and affine parameters of norms, biases, layer scales), drawn so that the outputs of two random inputs differ
+by at least 1e-3 of the largest output. CIFAR ResNets carry trained weights.
 
 - *input*: the model's default size, for which MACs are counted. The proof, the training step and the reload run on a
   smaller one where the model takes it: 96 x 96 images, 8 frames of 64 x 64 (VGG, AlexNet, S3D and CIFAR: their own).

@@ -68,24 +68,29 @@ def _components(count: int, sets: Sequence[Ints]) -> Ints:
 
 
 def _cells(class_of: Ints, count: int, balances: Sequence[Balance]) -> tuple[Ints, Ints]:
-    """Return, per class, the cell that it is in (-1 for none) and the balance component that the cell belongs to."""
+    """Return, per class, the cell that it is in (-1 for none) and the balance component that the cell belongs to.
+
+    Classes of one cell stand in the same rows of every balance, equally often. So a row is a sum of whole cells, and
+    rows of equal size that keep the same fraction of every cell keep equally many channels.
+    """
     cell = np.full(count, -1, dtype=np.int64)
     fresh = 0
+    bound: list[Ints] = []
+    generator = np.random.default_rng(0)
     for balance in balances:
         rows = class_of[balance.cells]
         if balance.partner is None and (rows == rows[:, :1]).all():
             continue  # every row is one class: whatever stays, stays as whole rows
-        flat = rows.ravel()
-        row = np.repeat(np.arange(len(rows)), rows.shape[1])
-        if len(np.unique(flat)) < len(flat):  # a class in two rows: each row keeps it or none does
-            unique, first = np.unique(flat, return_index=True)
-            flat, row = unique, row[first]
-        # Refine: a class's new cell is the pair (old cell, row).
-        _, inverse = np.unique(np.stack([cell[flat], row]), axis=1, return_inverse=True)
+        flat, position = np.unique(rows, return_inverse=True)
+        bound.append(flat)
+        where = np.zeros(len(flat), dtype=np.uint64)  # a number for the rows that a class stands in
+        marks = generator.integers(1, 1 << 62, size=len(rows), dtype=np.uint64)
+        np.add.at(where, position.ravel(), np.repeat(marks, rows.shape[1]))
+        # Refine: a class's new cell is the pair (old cell, its rows).
+        _, inverse = np.unique(np.stack([cell[flat].astype(np.uint64), where]), axis=1, return_inverse=True)
         cell[flat] = fresh + inverse.ravel()
         fresh += int(inverse.max()) + 1
-    component = _components(count, [np.unique(class_of[b.cells]) for b in balances])
-    return cell, component
+    return cell, _components(count, bound)
 
 
 def _signatures(count: int, axes: Sequence[Ints]) -> Ints:

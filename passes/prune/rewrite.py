@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from ...compiler.dependency import KEEP, ArgUse, Count, Gather
 from ...compiler.errors import CompilerError, InternalError
 from ...compiler.labels import ChannelLabels
 from ...compiler.ops import normalise, set_parameter
-from ...compiler.program import Program, TensorSpec, place
+from ...compiler.program import Program, TensorSpec, place, referenced_tree
 from ...compiler.shapes import concrete, infer_node, set_value, value_of
 from .slicing import KeptChannels, rebuild_modules
 
@@ -36,7 +37,8 @@ def rewrite(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChanne
     compact = Program(graph, root, program.inputs, program.name, program.notes)
     _Rewriter(program, compact, kept).run()
     eliminate_dead_code(graph, root)
-    return compact
+    # An earlier pass's gather may have become dead just now, and its indices with it.
+    return replace(compact, root=referenced_tree(root, graph))
 
 
 class _Rewriter:
@@ -50,6 +52,8 @@ class _Rewriter:
             self.arguments.setdefault(use.node, []).append(use)
         self.moved: dict[fx.Node, fx.Node] = {}
         """Old node -> new node; nodes that cannot exist any more (ragged intermediates) are absent."""
+        self.originally: dict[fx.Node, Any] = {}
+        """New node -> value of the old one."""
 
     def run(self) -> None:
         remaining = iter(self.program.inputs)
@@ -64,6 +68,7 @@ class _Rewriter:
                     spec = next(remaining)
                     set_value(new, TensorSpec(spec.shape, spec.dtype))
                 self.moved[node] = new
+                self.originally[new] = value_of(node)
 
     def _read(self, replaced: set[fx.Node]) -> set[fx.Node]:
         """Return the nodes that somebody still reads: chains of moves that a gather replaces are not among them."""
@@ -108,8 +113,9 @@ class _Rewriter:
 
     def _fill(self, template: Any, current: Any, at: fx.Node, free: bool) -> Any:
         """Return ``current`` with the counted entries corrected; ``free`` if -1 means "whatever is left"."""
-        if template is KEEP:
-            return current
+        if template is KEEP:  # a size that stays, even if it was written as a number that does not
+            before = self.originally.get(current, current) if isinstance(current, fx.Node) else current
+            return before if _is_number(before) and before != concrete(current) else current
         if isinstance(template, Count):
             count = self.kept.count(template)
             written = concrete(current)
@@ -143,6 +149,7 @@ class _Rewriter:
             entry = self.compact.graph.call_function(operator.getitem, (sizes, index))
         entry.meta = dict(sizes.meta)
         set_value(entry, value_of(sizes)[index])
+        self.originally[entry] = self.originally[sizes][index]
         return entry
 
     def _spread(self, template: Any, entries: list[Any]) -> list[Any]:

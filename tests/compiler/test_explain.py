@@ -1,0 +1,99 @@
+"""Why layers are coupled and why channels stay, in words and as data."""
+
+import pytest
+
+from secateur.compiler.analysis import analyze
+from secateur.compiler.errors import OptionError
+from secateur.compiler.explain import Explanation
+from support.small import Grouped, Pinned, Residual, captured
+
+
+def explained(model: type, layer: str, other: str | None = None) -> Explanation:
+    program = captured(model())
+    return analyze(program).explain(program, layer, other)
+
+
+def test_two_coupled_layers_with_the_node_that_couples_them() -> None:
+    found = explained(Residual, "stem", "back")
+    assert (found.shared, found.width) == (8, 8)
+    assert [(hop.source, hop.target, hop.node) for hop in found.hops] == [("stem", "back", "add")]
+    lines = str(found).splitlines()
+    assert lines[0].startswith("stem and back are coupled: 8 of stem's 8 channels")
+    assert lines[1] == "  stem"
+    assert lines[2].endswith("(node add)")
+    assert lines[3] == "  back"
+
+
+def test_layers_that_are_not_coupled_though_one_reads_the_other() -> None:
+    text = str(explained(Residual, "inner", "back"))
+    assert text == (
+        "inner and back share no channels\n  but back reads 6 channels of inner, so its inputs shrink with them"
+    )
+
+
+def test_a_norm_has_the_channels_that_it_passes_on() -> None:
+    found = explained(Residual, "stem", "bn")
+    assert found.shared == 8
+    assert found.hops == ()
+    assert "they are the same channels" in str(found)
+
+
+def test_counts_that_stay_in_step() -> None:
+    found = explained(Grouped, "a", "b")
+    assert found.shared == 0
+    assert found.group == "a"
+    assert "counts must stay in step: a grouped convolution needs as many channels in every group (node b)" in str(found)
+
+
+def test_one_free_layer() -> None:
+    found = explained(Residual, "inner")
+    assert (found.width, found.prunable, found.coupled, found.pins) == (6, 6, (), ())
+    assert str(found) == "inner: 6 channels, all may be removed but one\n  coupled with no other layer"
+
+
+def test_one_coupled_layer() -> None:
+    assert "coupled with stem (group stem)" in str(explained(Residual, "back"))
+
+
+def test_the_output_stays() -> None:
+    assert "fc: 5 channels, all stay" in str(explained(Residual, "fc"))
+    assert "they stay: the model's output (node output)" in str(explained(Residual, "fc"))
+
+
+def test_a_pin_that_reaches_a_layer_over_a_tie() -> None:
+    direct, indirect = explained(Pinned, "a"), explained(Pinned, "b")
+    assert direct.prunable == indirect.prunable == 0
+    (hops,) = {tuple(hop.node for hop in found.pins[0].hops) for found in (direct, indirect)} - {()}
+    assert hops == ("add",)
+    assert "which reaches them by" in str(direct) + str(indirect)
+
+
+def test_json() -> None:
+    found = explained(Residual, "stem", "back").to_json()
+    assert found["hops"][0]["node"] == "add"
+    assert found["other"] == "back"
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "hint"),
+    [
+        ("stm", "there is no layer 'stm' with channels", "nearest: stem"),
+        ("zzzz", "there is no layer 'zzzz' with channels", "`secateur inspect` lists the layers"),
+        ("relu", "layer 'relu' has no channels of its own", "name the layer before or behind it"),
+    ],
+)
+def test_unknown_layers(name: str, what: str, hint: str) -> None:
+    class WithRelu(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            from torch import nn
+
+            self.relu = nn.ReLU()
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.relu(super().forward(x))
+
+    with pytest.raises(OptionError) as caught:
+        explained(WithRelu, "stem", name)
+    assert caught.value.what == what
+    assert caught.value.hint == hint

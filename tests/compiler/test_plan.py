@@ -1,0 +1,64 @@
+"""Plans: to JSON and back, and one after the other."""
+
+import json
+
+import pytest
+import torch
+
+from secateur.backends.verify import indexed
+from secateur.compiler.errors import InternalError
+from secateur.compiler.plan import Kept, Plan, PrunedGroup
+
+SHAPES = {"w": (12, 4, 3), "n": (6,)}
+
+
+def test_json_and_back() -> None:
+    plan = Plan({"w": {0: [1, 2], 1: [[0], [1]]}}, {"norm": [0, 2]}, (PrunedGroup("a", ("a", "b"), 4, 2),))
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ({0: [1, 3, 5, 7, 9, 11]}, {0: [0, 2, 5]}),
+        ({0: [1, 3, 5, 7]}, {1: [0, 2]}),
+        ({1: [3, 1]}, {0: [2], 1: [1]}),
+        ({}, {0: [2]}),
+        ({0: [2, 4]}, {}),
+        # Grouped: 3 groups of 4 rows, which pick their own columns.
+        ({1: [[0, 1, 3], [1, 2, 3], [0, 2, 3]]}, {1: [[0, 2], [1, 2], [0, 1]]}),
+        ({0: [0, 1, 4, 5, 8, 9], 1: [[0, 1], [1, 2], [0, 2]]}, {0: [0, 2, 4]}),
+        ({0: [0, 1, 4, 5, 8, 9]}, {0: [1, 3, 5], 1: [[0, 1], [1, 2], [0, 2]]}),
+        # The later plan drops the second group.
+        ({1: [[0, 1], [1, 2], [0, 3]]}, {0: [0, 1, 8, 9]}),
+        ({0: [0, 1, 4, 5, 8, 9], 1: [[0, 1], [1, 2], [0, 3]]}, {0: [1, 5], 1: [[1], [0]]}),
+    ],
+)
+def test_one_after_the_other_is_indexing_twice(first: dict[int, Kept], later: dict[int, Kept]) -> None:
+    weight = torch.arange(12 * 4 * 3).reshape(SHAPES["w"])
+    joined = Plan({"w": first}).then(Plan({"w": later}), SHAPES)
+    expected = indexed(indexed(weight, first), later)
+    assert torch.equal(indexed(weight, joined.kept["w"]), expected)
+
+
+def test_what_is_no_original_tensor_is_left_out() -> None:
+    joined = Plan({"n": {0: [0, 1]}}).then(Plan({"gather_0": {0: [1]}, "n": {0: [1]}}), SHAPES)
+    assert joined.kept == {"n": {0: [1]}}
+
+
+def test_norms() -> None:
+    first = Plan(norms={"layer": [1, 3, 5], "group": [[0, 2], [1, 3]], "only": [0]})
+    later = Plan(norms={"layer": [0, 2], "group": [[1], [0]], "new": [4]})
+    assert first.then(later, SHAPES).norms == {"layer": [1, 5], "group": [[2], [1]], "only": [0], "new": [4]}
+    with pytest.raises(InternalError, match="the normalisation group cannot be joined"):
+        first.then(Plan(norms={"group": [[0]]}), SHAPES)
+
+
+def test_groups_keep_their_original_widths() -> None:
+    first = Plan(groups=(PrunedGroup("a", ("a",), 8, 6), PrunedGroup("b", ("b",), 4, 4)))
+    later = Plan(groups=(PrunedGroup("a", ("a",), 6, 3), PrunedGroup("c", ("c",), 2, 1)))
+    assert first.then(later, SHAPES).groups == (
+        PrunedGroup("a", ("a",), 8, 3),
+        PrunedGroup("b", ("b",), 4, 4),
+        PrunedGroup("c", ("c",), 2, 1),
+    )
