@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone away is no accident
+        return code
     except ProofError as error:
         return _complain(str(error), 1, debug)
     except CompilerError as error:

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -105,12 +105,22 @@ def weights_file_size(program: Program) -> int:
     """
     header: dict[str, Any] = {"__metadata__": METADATA}
     end = 0
-    for name, tensor in sorted(_stored(program), key=lambda item: (-item[1].element_size(), item[0])):
+    for name, tensor in sorted(_stored(program), key=lambda item: (_KINDS.index(_kind(item[1])), item[0])):
         begin, end = end, end + tensor.numel() * tensor.element_size()
-        kind = ("I" if not tensor.dtype.is_floating_point else "F") + str(8 * tensor.element_size())
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": _kind(tensor), "shape": list(tensor.shape), "data_offsets": [begin, end]}
     length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-length // 8) * 8 + end
+
+
+_KINDS: Final = tuple("U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E4M3 F8_E5M2 I8 U8 BOOL".split())
+"""Element types in the order in which the format lays tensors out."""
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    name = str(tensor.dtype).removeprefix("torch.").upper()
+    for long, short in (("BFLOAT", "BF"), ("FLOAT", "F"), ("COMPLEX", "C"), ("UINT", "U"), ("INT", "I")):
+        name = name.replace(long, short)
+    return name.removesuffix("FN")
 
 
 def _stored(program: Program) -> Iterable[tuple[str, torch.Tensor]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 """The repository."""
 RESULTS = ROOT / "benchmarks" / "results"
-MIB, GIB = 1 << 20, 1 << 30
+GIB = 1 << 30
 CIFAR_PREFIX = "cifar_"
 Json = dict[str, Any]
 

@@ -18,10 +18,10 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from common import CIFAR_PREFIX, Json, build, cifar_files, portable, resident, settle, single_threaded
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from secateur.compiler.dependency import ChannelDependencies
     from secateur.compiler.program import Program
 
-T = TypeVar("T")
 TOLERANCE = 1e-9
 RELOAD_TOLERANCE = 1e-12
 SENSITIVITY = 1e-3
@@ -169,7 +168,7 @@ class Run:
         print(json.dumps({"stage": stage}), flush=True)
 
     @contextmanager
-    def _timed(self, stage: str, *, wall: bool = False) -> Iterator[None]:
+    def _timed(self, stage: str, *, wall: bool = False) -> Generator[None]:
         self._start(stage)
         clock: Callable[[], float] = time.perf_counter if wall else time.process_time
         begin = clock()

@@ -1,6 +1,6 @@
 """Draw docs/compile.svg: what `secateur compile digits` prints, from a run made now.
 
-    python benchmarks/picture.py
+python benchmarks/picture.py
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main() -> None:
     console.print(f"$ {COMMAND}\n")
     console.print(tables.compilation(report, plan, "build/digits", perf_counter() - start))
     # Without the fonts that rich would have the viewer fetch.
-    PICTURE.write_text(re.sub(r"\s*@font-face \{.*?\}", "", console.export_svg(title="secateur"), flags=re.DOTALL), "utf-8")
+    PICTURE.write_text(
+        re.sub(r"\s*@font-face \{.*?\}", "", console.export_svg(title="secateur"), flags=re.DOTALL), "utf-8"
+    )
     print(f"wrote {PICTURE.name}")
 
 

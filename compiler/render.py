@@ -121,10 +121,8 @@ def _group_lines(group: Content) -> list[str]:
         lines += _wrapped("coupled", group["layers"])
     lines += _wrapped("read by", group["readers"])
     if group["cells"]:
-        sizes = sorted(set(group["cells"]))
-        lines.append(
-            f"  cells     {len(group['cells'])} of {' or '.join(map(str, sizes))} channels, which shrink alike"
-        )
+        sizes = " or ".join(map(str, sorted(set(group["cells"]))))
+        lines.append(f"  cells     {len(group['cells'])} x {sizes} channels, which shrink alike")
     for pin in group["pins"]:
         part = "" if pin["channels"] == group["width"] else f"{pin['channels']} channels: "
         lines.append(f"  stays     {part}{pin['reason']} (node {pin['node']})")

@@ -21,7 +21,7 @@ scopes = st.sampled_from(["uniform", "global"])
 seeds = st.integers(0, 3)
 
 quick = settings(max_examples=40, derandomize=True, deadline=None)
-thorough = settings(max_examples=400, derandomize=True, deadline=None)
+thorough = settings(max_examples=300, derandomize=True, deadline=None)
 
 
 def check_network(plan: list[Step], ratio: float, seed: int) -> None:

@@ -21,7 +21,9 @@ def digits(tmp_path: Path) -> Path:
 
 def made(directory: Path, model: str, pipeline: str = "prune{ratio=0.3}") -> Path:
     found = inputs.load(model)
-    compiled = secateur.compile(found.module, found.example_inputs(), pipeline=pipeline, source=found.spec, verify=False)
+    compiled = secateur.compile(
+        found.module, found.example_inputs(), pipeline=pipeline, source=found.spec, verify=False
+    )
     return compiled.save(directory)
 
 
@@ -71,7 +73,8 @@ def test_a_changed_plan(digits: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("absent.weight", "the original has no tensor"), ("conv1.weight", "does not fit the original")]
+    ("name", "message"),
+    [("absent.weight", "the original has no tensor"), ("conv1.weight", "does not fit the original")],
 )
 def test_a_plan_that_does_not_fit(digits: Path, name: str, message: str) -> None:
     changed(digits / "plan.json", lambda plan: plan["kept"].update({name: {"0": [999]}}))

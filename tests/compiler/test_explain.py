@@ -1,11 +1,21 @@
 """Why layers are coupled and why channels stay, in words and as data."""
 
 import pytest
+from torch import Tensor, nn
 
 from secateur.compiler.analysis import analyze
 from secateur.compiler.errors import OptionError
 from secateur.compiler.explain import Explanation
 from support.small import Grouped, Pinned, Residual, captured
+
+
+class WithRelu(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(super().forward(x))
 
 
 def explained(model: type, layer: str, other: str | None = None) -> Explanation:
@@ -41,8 +51,9 @@ def test_a_norm_has_the_channels_that_it_passes_on() -> None:
 def test_counts_that_stay_in_step() -> None:
     found = explained(Grouped, "a", "b")
     assert found.shared == 0
-    assert found.group == "a"
-    assert "counts must stay in step: a grouped convolution needs as many channels in every group (node b)" in str(found)
+    assert "counts must stay in step: a grouped convolution needs as many channels in every group (node b)" in str(
+        found
+    )
 
 
 def test_one_free_layer() -> None:
@@ -83,16 +94,6 @@ def test_json() -> None:
     ],
 )
 def test_unknown_layers(name: str, what: str, hint: str) -> None:
-    class WithRelu(Residual):
-        def __init__(self) -> None:
-            super().__init__()
-            from torch import nn
-
-            self.relu = nn.ReLU()
-
-        def forward(self, x):  # type: ignore[no-untyped-def]
-            return self.relu(super().forward(x))
-
     with pytest.raises(OptionError) as caught:
         explained(WithRelu, "stem", name)
     assert caught.value.what == what

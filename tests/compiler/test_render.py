@@ -24,7 +24,7 @@ def test_text_of_the_example(golden: Golden) -> None:
 
 
 def test_text_says_what_stays_and_what_shrinks_alike() -> None:
-    assert "cells     8 of 4 or 6 channels, which shrink alike" in rendered(Grouped, "text")
+    assert "cells     4 x 6 channels, which shrink alike" in rendered(Grouped, "text")
     text = rendered(Pinned, "text")
     assert "a: 6 channels, all stay" in text
     assert "cumsum" in text

@@ -129,7 +129,12 @@ def test_broken_graphs(breaks: Callable[[Program], None], message: str) -> None:
 @pytest.mark.parametrize(
     ("layer", "attribute", "value", "message"),
     [
-        ("stem", "out_channels", 9, r"layer stem \(Conv2d\(3, 9,.*\) needs a weight of shape \[9, 3, 3, 3\], and has \[8"),
+        (
+            "stem",
+            "out_channels",
+            9,
+            r"layer stem \(Conv2d\(3, 9,.*\) needs a weight of shape \[9, 3, 3, 3\], and has \[8",
+        ),
         ("stem", "in_channels", 4, "needs a weight of shape"),
         ("bn", "num_features", 9, r"layer bn .* needs a weight of shape \[9\], and has \[8\]"),
         ("norm", "num_channels", 10, r"layer norm .* needs a weight of shape \[10\]"),
