@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from ..compiler.cost import LayerCost, layer_costs, measure
 from ..compiler.program import Program, is_persistent
 from ..compiler.proof import Proof
 from ..passes.pipeline import PipelineResult
+from . import weights_file
 
 METADATA = {"format": "pt"}
 """In the header of model.safetensors, where other readers look for it."""
@@ -99,28 +99,8 @@ def _numbers(cost: Mapping[str, Any] | None) -> dict[str, int] | None:
 
 
 def weights_file_size(program: Program) -> int:
-    """Return how many bytes ``model.safetensors`` of a program has, without making it.
-
-    The format: 8 bytes for the header's length, the header (JSON, padded with spaces to a multiple of 8), the data.
-    """
-    header: dict[str, Any] = {"__metadata__": METADATA}
-    end = 0
-    for name, tensor in sorted(_stored(program), key=lambda item: (_KINDS.index(_kind(item[1])), item[0])):
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _kind(tensor), "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + -(-length // 8) * 8 + end
-
-
-_KINDS: Final = tuple("U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E4M3 F8_E5M2 I8 U8 BOOL".split())
-"""Element types in the order in which the format lays tensors out."""
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    name = str(tensor.dtype).removeprefix("torch.").upper()
-    for long, short in (("BFLOAT", "BF"), ("FLOAT", "F"), ("COMPLEX", "C"), ("UINT", "U"), ("INT", "I")):
-        name = name.replace(long, short)
-    return name.removesuffix("FN")
+    """Return how many bytes ``model.safetensors`` of a program has, without making it."""
+    return weights_file.size(_stored(program), METADATA)
 
 
 def _stored(program: Program) -> Iterable[tuple[str, torch.Tensor]]:

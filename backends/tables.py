@@ -100,19 +100,19 @@ def _costs(report: Mapping[str, Any], sign: _Signs) -> RenderableType:
     return _indented(table)
 
 
-def _proof(proof: Mapping[str, Any] | None) -> Text:
+def _proof(proof: Mapping[str, Any] | None) -> RenderableType:
     if proof is None:
-        return Text("  not proven: --no-verify was given", "yellow")
+        return _fact(Text("checked", "yellow"), Text("not at all: --no-verify was given", "yellow"))
     batches = " and ".join(" + ".join("x".join(map(str, s)) for s in trial["shapes"]) for trial in proof["trials"])
-    text = Text.assemble(
-        ("  proven  ", "green"),
-        f"equal to the masked original: largest relative difference {proof['error']:.1e}"
-        f", allowed {proof['tolerance']:.0e}",
-        (f"\n          float64, random batches of {batches}", "dim"),
-    )
+    lines = [
+        Text(
+            f"equal to the masked original: relative difference {proof['error']:.1e}, allowed {proof['tolerance']:.0e}"
+        ),
+        Text(f"float64, random batches of {batches}", "dim"),
+    ]
     if proof["vacuous"]:
-        text.append("\n          The original gives the same output for every input, so this says little.", "yellow")
-    return text
+        lines.append(Text("The original gives the same output for every input, so this says little.", "yellow"))
+    return _fact(Text("proven", "green"), *lines)
 
 
 def _remarks(report: Mapping[str, Any]) -> list[RenderableType]:
@@ -129,20 +129,32 @@ def _remarks(report: Mapping[str, Any]) -> list[RenderableType]:
     return [_indented(table)]
 
 
-def _files(files: Mapping[str, int], directory: str, seconds: float) -> Text:
-    listed = ", ".join(f"{name} ({size(number)})" for name, number in files.items())
-    text = Text.assemble("  written to ", (directory, "bold"), f" in {seconds:.1f} s")
-    return text.append(f"\n          {listed}, report.json" if listed else "", "dim")
+def _files(files: Mapping[str, int], directory: str, seconds: float) -> RenderableType:
+    listed = "".join(f"{name} ({size(number)}), " for name, number in files.items())
+    where = Text.assemble((directory, "bold"), f" in {seconds:.1f} s")
+    return _fact(Text("written"), where, Text(f"{listed}report.json", "dim"))
 
 
-def _next_steps(directory: str, has_python: bool) -> Text:
+def _next_steps(directory: str, has_python: bool) -> RenderableType:
     quoted = f"'{directory}'" if " " in directory else directory
-    steps = [f"python {quoted}/model.py", f"secateur verify {quoted}"] if has_python else [f"cat {quoted}/report.json"]
-    meanings = ["run it on a random input; needs only torch", "prove it again from the files"] if has_python else [""]
-    table = [
-        f"{step:<{max(map(len, steps))}}   {meaning}".rstrip() for step, meaning in zip(steps, meanings, strict=True)
-    ]
-    return Text("  next    " + "\n          ".join(table))
+    steps = [(f"cat {quoted}/report.json", "all figures")]
+    if has_python:
+        steps = [
+            (f"python {quoted}/model.py", "run it on a random input; needs only torch"),
+            (f"secateur verify {quoted}", "prove it again from the files"),
+        ]
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for step, meaning in steps:
+        table.add_row(step, Text(meaning, "dim"))
+    return _fact(Text("next"), table)
+
+
+def _fact(title: Text, *lines: RenderableType) -> RenderableType:
+    """Return a title with lines beside it."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=7)
+    table.add_row(title, Group(*lines))
+    return _indented(table)
 
 
 def _table(*headers: str) -> Table:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..compiler.capture import trace
 from ..compiler.errors import ArtefactError, ProofError
-from ..compiler.plan import Kept, Plan
+from ..compiler.plan import Plan, index_tensor
 from ..compiler.program import Program
 from ..compiler.proof import Proof, prove
 from ..compiler.weights import file_sha256
@@ -117,27 +117,13 @@ def check_weights(stored: Mapping[str, Tensor], original: Program, plan: Plan, w
         if name not in originals:
             continue
         try:
-            wanted = indexed(originals[name].detach().cpu(), plan.kept.get(name, {}))
+            wanted = index_tensor(originals[name].detach().cpu(), plan.kept.get(name, {}))
         except (IndexError, ValueError, TypeError, RuntimeError) as error:
             raise ProofError(f"plan.json does not fit the original's {name!r}: {error}", where=str(where)) from error
         if not _same(tensor, wanted):
             raise ProofError(f"{name!r} is not the original's, indexed by plan.json", where=str(where))
         checked += 1
     return checked
-
-
-def indexed(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
-    """Return what a plan keeps of a tensor. Axis 1 may have a list per remaining group, whose rows stand together."""
-    columns = kept.get(1, [])
-    grouped = bool(columns) and isinstance(columns[0], list)
-    for axis, indices in kept.items():
-        if not (grouped and axis == 1):
-            tensor = tensor.index_select(axis, torch.tensor(indices, dtype=torch.int64))
-    if not grouped:
-        return tensor
-    lists = cast("Sequence[list[int]]", columns)
-    parts = zip(tensor.chunk(len(lists)), lists, strict=True)
-    return torch.cat([part.index_select(1, torch.tensor(indices, dtype=torch.int64)) for part, indices in parts])
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -2,8 +2,8 @@
 
 What differs from plain ``fx.symbolic_trace``:
 
-* ``self.training`` stays live where it is *passed on* (``F.dropout(x, p, self.training)``): it becomes a ``get_attr`` of the
-  root's own flag. Where Python *branches* on it, evaluation mode is captured, and a note says so.
+* ``self.training`` stays live where it is *passed on* (``F.dropout(x, p, self.training)``): it becomes a ``get_attr``
+  of the root's own flag. Where Python *branches* on it, evaluation mode is captured, and a note says so.
 * library helpers that a stand-alone module could not import are replaced by our own of the same behaviour.
 * failures name the module and the line of the model's own code.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -44,7 +45,7 @@ class _TrainingFlag(int):
 
 
 @contextmanager
-def _training_flags(model: nn.Module, branched: list[str]) -> Iterator[None]:
+def _training_flags(model: nn.Module, branched: list[str]) -> Generator[None]:
     """Let every module's ``training`` be a flag that tells who branches on it."""
     before: list[tuple[nn.Module, bool]] = []
     try:
@@ -63,12 +64,33 @@ class _Tracer(fx.Tracer):
     """fx tracing with live training flags.
 
     Args:
+        given: How many inputs there are; the others have their defaults.
         buffers: Whether what is computed from buffers is part of the graph too. Otherwise it is computed once, now.
     """
 
-    def __init__(self, *, buffers: bool) -> None:
+    def __init__(self, given: int, *, buffers: bool) -> None:
         super().__init__()
+        self.given = given
         self.proxy_buffer_attributes = buffers
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Give inputs that are left out their defaults while tracing, so that ``if mask is None`` sees them."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        proxies = [a for a in args if isinstance(a, fx.Proxy)]
+        named = [p for p in proxies if not str(p.node.target).startswith("*")]
+        required = [p for p in named if not p.node.args]
+        if not len(required) <= self.given <= len(named):
+            takes = f"{len(required)} to {len(named)} inputs ({', '.join(p.node.name for p in named)})"
+            raise CaptureError(
+                f"{type(self.root).__name__} takes {takes}; {self.given} given",
+                hint="give one example input for each positional argument of forward()",
+            )
+        given = {p.node for p in named[: self.given]}
+        for place, argument in enumerate(args):  # proxies do not compare: a comparison would be traced
+            if isinstance(argument, fx.Proxy) and argument.node not in given:
+                args[place] = _left_out(argument.node)
+                self.graph.erase_node(argument.node)
+        return function, args
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, _TrainingFlag):
@@ -81,6 +103,13 @@ class _Tracer(fx.Tracer):
         if kind == "call_function" and (ours := _REPLACED.get(getattr(target, "__name__", ""))) is not None:
             target = ours
         return super().create_node(kind, target, args, kwargs, *rest, **more)
+
+
+def _left_out(node: fx.Node) -> Any:
+    """Return what forward() gets for an input that nobody gives."""
+    if node.args:
+        return node.args[0]
+    return {} if str(node.target).startswith("**") else ()
 
 
 def trace(
@@ -105,12 +134,9 @@ def trace(
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     branched: list[str] = []
     own_attributes = set(model.__dict__)
-    graph, frozen = _trace_graph(model, branched)
+    graph, frozen = _trace_graph(model, len(inputs), branched)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    _drop_optional_inputs(graph, placeholders, len(inputs), model)
-    specs = tuple(
-        InputSpec(node.name, tuple(x.shape), x.dtype) for node, x in zip(placeholders, inputs, strict=False)
-    )
+    specs = tuple(InputSpec(node.name, tuple(x.shape), x.dtype) for node, x in zip(placeholders, inputs, strict=False))
     notes = [
         f"{path or type(model).__name__} branches on `training`: its evaluation branch was captured, for train() too"
         for path in dict.fromkeys(branched)
@@ -126,10 +152,10 @@ def trace(
     return program
 
 
-def _trace_graph(model: nn.Module, branched: list[str]) -> tuple[fx.Graph, bool]:
-    """Trace with buffers live; where Python needs their values (a size, a list of indices), with buffers as they are."""
+def _trace_graph(model: nn.Module, given: int, branched: list[str]) -> tuple[fx.Graph, bool]:
+    """Trace with buffers live; where Python needs their values (a size, a list), with buffers as they are."""
     for buffers in (True, False):
-        tracer = _Tracer(buffers=buffers)
+        tracer = _Tracer(given, buffers=buffers)
         with _training_flags(model, branched):
             try:
                 return tracer.trace(model), not buffers
@@ -164,22 +190,6 @@ def _make_mutation_explicit(graph: fx.Graph, model: nn.Module) -> None:
             target.replace_all_uses_with(node, lambda user, at=position[node]: position[user] > at)
 
 
-def _drop_optional_inputs(graph: fx.Graph, placeholders: list[fx.Node], given: int, model: nn.Module) -> None:
-    required = [node for node in placeholders if not node.args]
-    if given > len(placeholders) or given < len(required):
-        names = ", ".join(node.name for node in placeholders)
-        raise CaptureError(
-            f"{type(model).__name__} takes {len(required)} to {len(placeholders)} inputs ({names}); {given} given",
-            hint="give one example input for each positional argument of forward()",
-        )
-    for node in placeholders[given:]:
-        default = node.args[0]
-        for user in list(node.users):
-            user.args = fx.map_arg(user.args, lambda n, node=node, default=default: default if n is node else n)
-            user.kwargs = fx.map_arg(user.kwargs, lambda n, node=node, default=default: default if n is node else n)
-        graph.erase_node(node)
-
-
 def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> CaptureError:
     """Name the innermost module being called and the line of the model's code that could not be traced."""
     stack = getattr(tracer, "module_stack", {})
@@ -189,12 +199,8 @@ def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> Cap
     except AttributeError:
         owner = model
     frames = traceback.extract_tb(error.__traceback__)
-    package = __name__.partition(".")[0]
-    own = [
-        f
-        for f in frames
-        if "/torch/" not in f.filename and f"/{package}/" not in f.filename and not f.filename.endswith("capture.py")
-    ]
+    library = str(Path(torch.__file__).parent)
+    own = [f for f in frames if not f.filename.startswith(library) and f.filename != __file__]
     line = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "unknown line"
     first = (str(error).splitlines() or [""])[0]
     return CaptureError(

@@ -99,7 +99,9 @@ def _products(program: Program) -> Iterator[LayerCost]:
     for node in program.graph.nodes:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         if node.op in ("call_function", "call_method") and name in ("matmul", "bmm", "mm") and is_tensor(node):
-            macs = math.prod(shape_of(node)) * shape_of(node.args[0])[-1]  # type: ignore[arg-type]
+            left = node.args[0]
+            assert isinstance(left, fx.Node)
+            macs = math.prod(shape_of(node)) * shape_of(left)[-1]
             yield LayerCost(node.name, "matmul", 0, 0, 0, macs // _batch(program))
 
 

@@ -1,9 +1,9 @@
 """Channel labels: which channel each position of a tensor belongs to, and the data movement that acts on them.
 
-An *atom* is an integer, one channel born at one producer. The labels of a tensor are a few *factors* on disjoint axes; a
-factor holds the atoms over its axes only, since batch and spatial axes carry none: a 256x56x56 activation is one factor,
-a vector of 256 atoms over axis 1. After ``view(n, 2, c // 2, h, w)`` the factor is a 2 x c/2 array over axes (1, 2). Weights
-have a factor per axis. An axis in no factor is fixed: nothing may be removed along it.
+An *atom* is an integer, one channel born at one producer. The labels of a tensor are a few *factors* on disjoint axes;
+a factor holds the atoms over its axes only, since batch and spatial axes carry none: a 256x56x56 activation is one
+factor, a vector of 256 atoms over axis 1. After ``view(n, 2, c // 2, h, w)`` the factor is a 2 x c/2 array over axes
+(1, 2). Weights have a factor per axis. An axis in no factor is fixed: nothing may be removed along it.
 
 Movement runs on the label arrays exactly as it runs on the data, so none of it does index arithmetic by hand.
 """

@@ -1,7 +1,7 @@
 """What is changed in place, and who else sees it.
 
-``y = x[:, :3]; y.mul_(2); head(x)`` changes x through a view of it. The graph keeps such calls, in their order; the analysis
-keeps the channels that both tensors hold, since a pruned view may be a copy.
+``y = x[:, :3]; y.mul_(2); head(x)`` changes x through a view of it. The graph keeps such calls, in their order; the
+analysis keeps the channels that both tensors hold, since a pruned view may be a copy.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ _IN_PLACE_OPERATORS: Final = frozenset("iadd isub imul itruediv ifloordiv imod i
 # Calls whose result is, or may be, the memory of their first argument.
 _VIEWS: Final = frozenset(
     "view reshape view_as reshape_as flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims t movedim "
-    "moveaxis expand broadcast_to expand_as split split_with_sizes chunk tensor_split unbind getitem select narrow detach "
-    "contiguous to float double half bfloat16 type_as dropout Flatten Unflatten Identity Dropout Dropout2d".split()
+    "moveaxis expand broadcast_to expand_as split split_with_sizes chunk tensor_split unbind getitem select narrow "
+    "detach contiguous to float double half bfloat16 type_as dropout "
+    "Flatten Unflatten Identity Dropout Dropout2d".split()
 )
 
 

@@ -1,8 +1,8 @@
 """The one door through which every spelling of an operation enters.
 
-``nn.ReLU``, ``F.relu``, ``torch.relu``, ``x.relu()`` and ``x.relu_()`` are one operation. Rules, shape inference, cost and
-rewriting see a :class:`Call`: a key (``"relu"`` belongs to ``"unary"``), and parameters by name, wherever they were written.
-A new spelling is one word in a table here.
+``nn.ReLU``, ``F.relu``, ``torch.relu``, ``x.relu()`` and ``x.relu_()`` are one operation. Rules, shape inference, cost
+and rewriting see a :class:`Call`: a key (``"relu"`` belongs to ``"unary"``), and parameters by name, wherever they were
+written. A new spelling is one word in a table here.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ _SIGNATURES: Final[dict[str, str]] = {
     "create_like": "input *size",
 }
 
-# Key -> the words that mean it, as a function of torch / torch.nn.functional / operator or as a tensor method. A trailing
-# underscore (in place) and an "i" of the operator module (iadd) are understood.
+# Key -> the words that mean it, as a function of torch / torch.nn.functional / operator or as a tensor method. A
+# trailing underscore (in place) and an "i" of the operator module (iadd) are understood.
 _WORDS: Final[dict[str, str]] = {
     "conv": "conv1d conv2d conv3d",
     "conv_transpose": "conv_transpose1d conv_transpose2d conv_transpose3d",
@@ -102,8 +102,8 @@ _WORDS: Final[dict[str, str]] = {
     "unary": (
         "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid tanh hardtanh hardswish hardsigmoid "
         "hardshrink softshrink tanhshrink softplus softsign threshold rrelu erf exp expm1 log log1p log2 sqrt rsqrt "
-        "square abs neg sign sin cos tan sinh cosh asin acos atan floor ceil round trunc frac clamp clamp_min clamp_max "
-        "clip reciprocal logit dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
+        "square abs neg sign sin cos tan sinh cosh asin acos atan floor ceil round trunc frac clamp clamp_min "
+        "clamp_max clip reciprocal logit dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
         "feature_dropout stochastic_depth to float double half bfloat16 type_as nan_to_num "
         "zeros_like ones_like empty_like rand_like randn_like full_like requires_grad logical_not isnan isinf positive"
     ),
@@ -160,7 +160,8 @@ _WORDS: Final[dict[str, str]] = {
     "create_like": "new_zeros new_ones new_empty new_full new_tensor",
 }
 
-# Key -> classes of torch.nn that mean it. Their attributes bear the parameters' names, except where _ATTRIBUTES says so.
+# Key -> classes of torch.nn that mean it. Their attributes bear the parameters' names, except where _ATTRIBUTES says
+# so.
 _CLASSES: Final[dict[str, str]] = {
     "conv": "Conv1d Conv2d Conv3d",
     "conv_transpose": "ConvTranspose1d ConvTranspose2d ConvTranspose3d",
@@ -313,8 +314,12 @@ def _module_call(module: nn.Module, node: fx.Node) -> Call:
         params[name] = getattr(module, attribute_of(key, name), default)
     if key == "pad":
         kind = type(module).__name__
-        params["mode"] = next((m for m in ("reflect", "replicat", "circular") if kind.lower().startswith(m)), "constant")
-        params["pad"] = list(params["pad"]) if not isinstance(params["pad"], int) else [params["pad"]] * 2 * int(kind[-2])
+        params["mode"] = next(
+            (m for m in ("reflect", "replicat", "circular") if kind.lower().startswith(m)), "constant"
+        )
+        params["pad"] = (
+            list(params["pad"]) if not isinstance(params["pad"], int) else [params["pad"]] * 2 * int(kind[-2])
+        )
     return Call(key, node, params, module, path)
 
 
@@ -334,7 +339,9 @@ def _bind(signature: tuple[tuple[str, Any], ...], node: fx.Node) -> dict[str, An
         else:
             params[name] = args[position] if position < len(args) else default
     if len(args) > len(signature):
-        extra_allowed = signature[0][0] == "input" and len(signature) <= 2  # unary and binary: alpha, negative_slope, ...
+        extra_allowed = (
+            signature[0][0] == "input" and len(signature) <= 2
+        )  # unary and binary: alpha, negative_slope, ...
         if not extra_allowed:
             return None
     for keyword, value in node.kwargs.items():
@@ -346,7 +353,7 @@ def _bind(signature: tuple[tuple[str, Any], ...], node: fx.Node) -> dict[str, An
 
 
 def locate(node: fx.Node, key: str, name: str) -> tuple[str, int | str]:
-    """Return where parameter ``name`` of a functional call stands: ("args", position), ("rest", position) or ("kwargs", key).
+    """Return where parameter ``name`` of a functional call stands: ("args" or "rest", position) or ("kwargs", key).
 
     "rest" means that every positional argument from there on belongs to it (``x.view(2, 3)``).
     """

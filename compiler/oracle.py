@@ -1,7 +1,7 @@
 """The mask oracle: the original graph, run so that removed channels contribute nothing.
 
-It knows nothing of labels, groups or slicing: it reads the plan (what was kept of every original tensor) and the original
-program, and interprets that graph with
+It knows nothing of labels, groups or slicing: it reads the plan (what was kept of every original tensor) and the
+original program, and interprets that graph with
 
 * the weights of every convolution and linear layer zeroed where they read a removed channel,
 * every normalisation over channels computed over the kept ones.
@@ -12,7 +12,7 @@ Everything runs in float64 and evaluation mode, one layer's weights converted at
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,16 +22,17 @@ from .capture import TRAINING
 from .ops import Call, normalise
 from .plan import Kept, Plan
 from .program import Program
-from .shapes import concrete
+from .shapes import concrete, value_of
 
 
 class MaskedOriginal(fx.Interpreter):
-    """Interpret ``program`` as its masked self under ``plan``."""
+    """Interpret ``program`` as its masked self under ``plan``, with other weights if ``state`` gives some."""
 
-    def __init__(self, program: Program, plan: Plan) -> None:
+    def __init__(self, program: Program, plan: Plan, state: Mapping[str, Tensor] | None = None) -> None:
         super().__init__(_Owner(program), graph=program.graph)
         self.program = program
         self.plan = plan
+        self.state = state or {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Execute one node in float64."""
@@ -39,7 +40,7 @@ class MaskedOriginal(fx.Interpreter):
             if n.target == TRAINING:
                 return False
             value = self.program.attribute(str(n.target))
-            return double(value) if isinstance(value, Tensor) else value
+            return self._value(str(n.target), value) if isinstance(value, Tensor) else value
         if n.op not in ("call_module", "call_function", "call_method"):
             return super().run_node(n)
         call = normalise(self.program, n)
@@ -51,24 +52,24 @@ class MaskedOriginal(fx.Interpreter):
             return self._module(call, args, kwargs)
         if call.key in ("conv", "conv_transpose", "linear"):
             args, kwargs = self._mask_functional(call, args, kwargs)
-        target = getattr(args[0], str(n.target)) if n.op == "call_method" else n.target
-        return target(*(args[1:] if n.op == "call_method" else args), **kwargs)  # type: ignore[operator]
+        target: Any = getattr(args[0], str(n.target)) if n.op == "call_method" else n.target
+        return target(*(args[1:] if n.op == "call_method" else args), **kwargs)
 
     def _module(self, call: Call, args: Any, kwargs: Any) -> Any:
         path = str(call.node.target)
         module = self.program.owner(path)
         frozen = copy.deepcopy(module) if module._modules else copy.copy(module)
         frozen.eval()
-        state = {k: double(v) for k, v in [*module.named_parameters(), *module.named_buffers()]}
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        state = {name: self._value(f"{path}.{name}", tensor) for name, tensor in tensors}
         if call.key in ("conv", "conv_transpose", "linear"):
-            state["weight"] = self._masked_weight(call, f"{path}.weight", state["weight"], call["groups"] if "groups" in call.params else 1)
+            groups = call.params.get("groups", 1)
+            state["weight"] = self._masked_weight(call, f"{path}.weight", state["weight"], groups)
         return torch.func.functional_call(frozen, state, args, kwargs)
 
     def _mask_functional(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        source = call["weight"]
-        while isinstance(source, fx.Node) and source.op != "get_attr" and source.args:
-            source = source.args[0]
-        if not isinstance(source, fx.Node) or source.op != "get_attr":
+        source = self._parameter_behind(call["weight"])
+        if source is None:
             return args, kwargs
         groups = concrete(call.params.get("groups", 1))
 
@@ -79,6 +80,19 @@ class MaskedOriginal(fx.Interpreter):
             return (args[0], masked(args[1]), *args[2:]), kwargs
         return args, {**kwargs, "weight": masked(kwargs["weight"])}
 
+    def _parameter_behind(self, weight: Any) -> fx.Node | None:
+        """Return the parameter of the weight's own shape that a functional weight is computed from, if it is one."""
+        found: set[fx.Node] = set()
+        stack, seen = [weight], set[fx.Node]()
+        while stack:
+            node = stack.pop()
+            if isinstance(node, fx.Node) and node not in seen:
+                seen.add(node)
+                stack += node.all_input_nodes
+                if node.op == "get_attr" and value_of(node) == value_of(weight):
+                    found.add(node)
+        return found.pop() if len(found) == 1 else None
+
     def _masked_weight(self, call: Call, name: str, weight: Tensor, groups: int) -> Tensor:
         """Zero what reads removed channels: axis 1 of [O, I, ...], axis 0 of a transposed convolution's [I, O, ...]."""
         kept = self.plan.kept.get(name, {})
@@ -86,12 +100,12 @@ class MaskedOriginal(fx.Interpreter):
         if consumer not in kept:
             return weight
         mask = torch.zeros_like(weight)
-        indices = kept[consumer]
+        indices: Any = kept[consumer]
         if indices and isinstance(indices[0], list):
             rows = weight.shape[0] // groups
             remaining = sorted({row // rows for row in _flat(kept.get(0, list(range(weight.shape[0]))))})
             for group, columns in zip(remaining, indices, strict=True):
-                for column in columns:  # type: ignore[union-attr]
+                for column in columns:
                     mask[group * rows : (group + 1) * rows, column] = 1.0
         else:
             mask.index_fill_(consumer, torch.tensor(indices, dtype=torch.int64), 1.0)
@@ -100,7 +114,9 @@ class MaskedOriginal(fx.Interpreter):
     def _masked_norm(self, call: Call, x: Tensor, kept: Kept) -> Tensor:
         weight, bias = (self._parameter(call, name) for name in ("weight", "bias"))
         if call.key == "group_norm":
-            return _masked_group_norm(x, concrete(call["num_groups"]), kept, weight, bias, call["eps"], self._rows(call))
+            return _masked_group_norm(
+                x, concrete(call["num_groups"]), kept, weight, bias, call["eps"], self._rows(call)
+            )
         shape = concrete(call["normalized_shape"])
         dims = 1 if isinstance(shape, int) else len(shape)
         return _masked_layer_norm(x, dims, _flat(kept), weight, bias, call["eps"])
@@ -109,12 +125,21 @@ class MaskedOriginal(fx.Interpreter):
         value = call.params.get(name)
         if isinstance(value, fx.Node):
             return self.env[value]
-        return double(value) if isinstance(value, Tensor) else None
+        return self._value(f"{call.owner}.{name}", value) if isinstance(value, Tensor) else None
+
+    def _value(self, name: str, tensor: Tensor) -> Tensor:
+        return self.state[name] if name in self.state else double(tensor)
 
     def _rows(self, call: Call) -> list[int] | None:
         """Kept channels of a group norm, if its weight tells them: which groups remain follows."""
         value = call.params.get("weight")
-        name = f"{call.owner}.weight" if isinstance(value, Tensor) else str(value.target) if isinstance(value, fx.Node) else ""
+        name = (
+            f"{call.owner}.weight"
+            if isinstance(value, Tensor)
+            else str(value.target)
+            if isinstance(value, fx.Node)
+            else ""
+        )
         kept = self.plan.kept.get(name, {})
         return _flat(kept[0]) if 0 in kept else None
 
@@ -175,8 +200,8 @@ class _Owner(nn.Module):
 
 
 def double(tensor: Tensor) -> Tensor:
-    """Return the tensor in float64 if it holds real numbers."""
-    return tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
+    """Return the tensor on the CPU, in float64 if it holds real numbers."""
+    return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype)
 
 
 def _flat(kept: Kept) -> list[int]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import torch
+
 from .errors import InternalError
 
 Kept = list[int] | list[list[int]]
@@ -72,6 +74,19 @@ class Plan:
                 PrunedGroup(g["name"], tuple(g["layers"]), g["before"], g["after"]) for g in data.get("groups", [])
             ),
         )
+
+
+def index_tensor(tensor: torch.Tensor, kept: Mapping[int, Kept]) -> torch.Tensor:
+    """Return what a plan keeps of a tensor. Axis 1 may have a list per remaining group, whose rows stand together."""
+    columns = kept.get(1, [])
+    for axis, indices in kept.items():
+        if not _is_nested(indices):
+            tensor = tensor.index_select(axis, torch.tensor(indices, dtype=torch.int64))
+    if not _is_nested(columns):
+        return tensor
+    lists = cast("list[list[int]]", columns)
+    parts = zip(tensor.chunk(len(lists)), lists, strict=True)
+    return torch.cat([part.index_select(1, torch.tensor(indices, dtype=torch.int64)) for part, indices in parts])
 
 
 def _then_axes(name: str, first: Mapping[int, Kept], later: Mapping[int, Kept], rows: int) -> dict[int, Kept]:

@@ -52,7 +52,11 @@ class Program:
     def module(self) -> fx.GraphModule:
         """The program as a normal, trainable module with the original state_dict names."""
         module = fx.GraphModule(self.root, self.graph, class_name=self.name)
-        module.train(self.root.training)
+        for part in module.modules():
+            if (
+                part is module or type(part) is nn.Module
+            ):  # leaves keep their own flag: a frozen batch norm stays frozen
+                part.training = self.root.training
         return module
 
     def owner(self, path: str) -> nn.Module:

@@ -1,14 +1,14 @@
 """Shape inference: the value of every node for the example inputs, and the only reader and writer of ``node.meta``.
 
-Hot operations have a formula here; everything else runs once on meta tensors. Formulas exist for speed only: a test holds
-each against the meta execution.
+Hot operations have a formula here; everything else runs once on meta tensors. Formulas exist for speed only: a test
+holds each against the meta execution.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import fx
@@ -35,7 +35,7 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return value_of(node).shape
 
 
-def is_tensor(argument: Any) -> bool:
+def is_tensor(argument: Any) -> TypeGuard[fx.Node]:
     """Tell whether an argument is a node that computes one tensor."""
     return isinstance(argument, fx.Node) and isinstance(argument.meta.get(_VALUE), TensorSpec)
 
@@ -91,9 +91,10 @@ def _spec(argument: Any) -> TensorSpec | None:
 
 
 def _same(call: Call) -> TensorSpec | None:
-    if call.title in _RETYPING:
+    x = _spec(call.input)
+    if x is None or call.title in _RETYPING or (call.key == "unary" and not x.dtype.is_floating_point):
         return None
-    return _spec(call.input)
+    return x
 
 
 _RETYPING: Final = frozenset(
@@ -105,7 +106,7 @@ _RETYPING: Final = frozenset(
 def _windowed(call: Call, x: TensorSpec, channels: int | None) -> TensorSpec | None:
     """Shape of a sliding-window operation: floor((size + 2 p - d (k - 1) - 1) / s) + 1 along each spatial axis."""
     if channels is not None:
-        kernel: Sequence[int] = call.module.kernel_size if call.module is not None else ()  # type: ignore[union-attr, assignment]
+        kernel: Sequence[int] = getattr(call.module, "kernel_size", ())
         n = len(kernel)
     else:
         n = _spatial_rank(call)
@@ -123,11 +124,15 @@ def _windowed(call: Call, x: TensorSpec, channels: int | None) -> TensorSpec | N
     return TensorSpec((x.shape[0], x.shape[1] if channels is None else channels, *spatial), x.dtype)
 
 
+def _number(call: Call, attribute: str) -> int:
+    return int(getattr(call.module, attribute))
+
+
 def _spatial_rank(call: Call) -> int:
     return next((int(c) for c in reversed(call.title) if c.isdigit()), 0)
 
 
-def _tuple(value: Any, n: int) -> tuple[int, ...]:
+def _tuple(value: Any, n: int) -> tuple[Any, ...]:
     value = concrete(value)
     return (value,) * n if isinstance(value, int) else tuple(value)
 
@@ -136,7 +141,7 @@ def _conv(call: Call) -> TensorSpec | None:
     x = _spec(call.input)
     if x is None or call.module is None or len(x.shape) < 3 or x.shape[1] != call.module.in_channels:
         return None
-    return _windowed(call, x, int(call.module.out_channels))  # type: ignore[arg-type]
+    return _windowed(call, x, _number(call, "out_channels"))
 
 
 def _pool(call: Call) -> TensorSpec | None:
@@ -149,7 +154,25 @@ def _adaptive(call: Call) -> TensorSpec | None:
     if x is None or call.params.get("return_indices") or len(x.shape) != n + 2:
         return None
     target = _tuple(call["output_size"], n)
-    return TensorSpec((*x.shape[:2], *(s if t is None else t for s, t in zip(x.shape[2:], target, strict=True))), x.dtype)
+    return TensorSpec(
+        (*x.shape[:2], *(s if t is None else t for s, t in zip(x.shape[2:], target, strict=True))), x.dtype
+    )
+
+
+def _interpolate(call: Call) -> TensorSpec | None:
+    x = _spec(call.input)
+    size, scale = concrete(call["size"]), concrete(call["scale_factor"])
+    if x is None or len(x.shape) < 3 or (size is None) == (scale is None):
+        return None
+    n = len(x.shape) - 2
+    if size is not None:
+        spatial = (size,) * n if isinstance(size, int) else tuple(size)
+    else:
+        scales = (scale,) * n if isinstance(scale, int | float) else tuple(scale)
+        spatial = tuple(math.floor(s * f) for s, f in zip(x.shape[2:], scales, strict=True))
+    if len(spatial) != n or min(spatial) <= 0:
+        return None
+    return TensorSpec((*x.shape[:2], *spatial), x.dtype)
 
 
 def _norm(call: Call) -> TensorSpec | None:
@@ -163,7 +186,7 @@ def _linear(call: Call) -> TensorSpec | None:
     x = _spec(call.input)
     if call.module is None or x is None or x.shape[-1] != call.module.in_features:
         return None
-    return TensorSpec((*x.shape[:-1], int(call.module.out_features)), x.dtype)  # type: ignore[arg-type]
+    return TensorSpec((*x.shape[:-1], _number(call, "out_features")), x.dtype)
 
 
 def _binary(call: Call) -> TensorSpec | None:
@@ -236,6 +259,7 @@ _FORMULAS: Final[dict[str, Callable[[Call], Any]]] = {
     "max_pool": _pool,
     "avg_pool": _pool,
     "adaptive_pool": _adaptive,
+    "interpolate": _interpolate,
     "binary": _binary,
     "cat": _cat,
     "shape": _shape,
@@ -281,7 +305,8 @@ def _execute(program: Program, node: fx.Node) -> Any:
             elif node.op == "call_method":
                 result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
-                result = node.target(*args, **kwargs)  # type: ignore[operator]
+                function: Any = node.target
+                result = function(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(str(a.shape) for a in concrete(node.args) if isinstance(a, TensorSpec))
         first = (str(error).splitlines() or [""])[0]

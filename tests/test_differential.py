@@ -1,18 +1,19 @@
 """Every case of the zoo, pruned in several ways: compact(x) == masked(x), and what is left is a normal module."""
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
-from support.pruning import kept_part, leaves, loss_of, plan_of, program_of, prune
-from support.zoo import ZOO
 from torch import nn
 
 from secateur.compiler.analysis import analyze
 from secateur.compiler.capture import trace
 from secateur.compiler.errors import BudgetError
 from secateur.passes.prune.prune import Prune
+from support.pruning import kept_part, leaves, loss_of, plan_of, program_of, prune
+from support.zoo import ZOO
 
 ALWAYS: list[dict[str, Any]] = [
     {"ratio": 0.3, "criterion": "random"},
@@ -81,10 +82,8 @@ def test_half_of_it(name: str) -> None:
 @every_case
 def test_other_budgets_scopes_and_criteria(name: str) -> None:
     for options in [*ALWAYS, IN_TURN[list(ZOO).index(name) % len(IN_TURN)]]:
-        try:
+        with suppress(BudgetError):  # tiny as they are, not all can be halved
             prune(program_of(name), **options)
-        except BudgetError as error:
-            assert "smallest legal widths" in str(error)
 
 
 @every_case

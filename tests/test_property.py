@@ -1,12 +1,12 @@
 """Properties that hold for any network and any channels."""
 
+from random import Random
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pruning import prune
-from support.random_net import RandomNet, Step, steps
 from torch import fx
 
 from secateur.compiler import labels as algebra
@@ -15,6 +15,8 @@ from secateur.compiler.capture import trace
 from secateur.compiler.labels import ChannelLabels, Factor
 from secateur.compiler.shapes import value_of
 from secateur.passes.prune.prune import Prune
+from support.pruning import prune
+from support.random_net import RandomNet, Step, steps
 
 ratios = st.sampled_from([0.2, 0.5, 0.75])
 scopes = st.sampled_from(["uniform", "global"])
@@ -83,7 +85,8 @@ def test_pruning_nothing_changes_nothing(plan: list[Step]) -> None:
     assert isinstance(result.program.graph, fx.Graph)
 
 
-# Labels move as data does -----------------------------------------------------------------------------------------------
+# Labels move as data does
+# -----------------------------------------------------------------------------------------------
 
 SIZES = st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=4)
 
@@ -115,7 +118,7 @@ def tensors(draw: st.DrawFn) -> tuple[torch.Tensor, ChannelLabels]:
 
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(tensors(), st.randoms(use_true_random=False))
-def test_labels_are_reshaped_as_data_is(pair: tuple[torch.Tensor, ChannelLabels], random: st.DataObject) -> None:
+def test_labels_are_reshaped_as_data_is(pair: tuple[torch.Tensor, ChannelLabels], random: Random) -> None:
     data, labels = pair
     after = factorise(data.numel(), random)
     found = algebra.reshape(labels, tuple(data.shape), after)
@@ -123,22 +126,22 @@ def test_labels_are_reshaped_as_data_is(pair: tuple[torch.Tensor, ChannelLabels]
     assert torch.equal(spread(found.labels, tuple(after)), data.reshape(after))
 
 
-def factorise(size: int, random: object) -> list[int]:
+def factorise(size: int, random: Random) -> list[int]:
     """Random sizes with this product."""
     sizes: list[int] = []
     while size > 1:
         divisors = [d for d in range(2, size + 1) if size % d == 0]
-        sizes.append(random.choice(divisors))  # type: ignore[attr-defined]
+        sizes.append(random.choice(divisors))
         size //= sizes[-1]
     return sizes or [1]
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(tensors(), st.randoms(use_true_random=False))
-def test_labels_are_permuted_as_data_is(pair: tuple[torch.Tensor, ChannelLabels], random: st.DataObject) -> None:
+def test_labels_are_permuted_as_data_is(pair: tuple[torch.Tensor, ChannelLabels], random: Random) -> None:
     data, labels = pair
     order = list(range(data.ndim))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     assert torch.equal(spread(labels.renamed(order.index), tuple(data.permute(order).shape)), data.permute(order))
 
 

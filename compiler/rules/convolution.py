@@ -3,10 +3,10 @@
     conv            weight [O, I/g, k...]    group j reads inputs j I/g ... and writes outputs j O/g ...
     conv_transpose  weight [I, O/g, k...]
 
-A plain convolution consumes its input channels and gives birth to its output channels. A grouped one needs equal counts in
-all groups, of inputs and of outputs separately, not the same positions; a group may go only as a whole, inputs and outputs
-together. With one input channel per group (depthwise, with or without multiplier), or one output per group, whole groups are
-all that can go, so the cell's channels are tied.
+A plain convolution consumes its input channels and gives birth to its output channels. A grouped one needs equal counts
+in all groups, of inputs and of outputs separately, not the same positions; a group may go only as a whole, inputs and
+outputs together. With one input channel per group (depthwise, with or without multiplier), or one output per group,
+whole groups are all that can go, so the cell's channels are tied.
 """
 
 from __future__ import annotations

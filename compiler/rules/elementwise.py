@@ -1,13 +1,15 @@
 """Elementwise operations: what stands side by side lives and dies together.
 
-Operands are aligned as broadcasting aligns them. Where two of them vary along an axis their channels are tied; an axis of
-size 1 that is broadcast aligns nothing, so whatever single channel stands there has to stay; an operand that is fixed along
-a labelled axis pins the channels of the other.
+Operands are aligned as broadcasting aligns them. Where two of them vary along an axis their channels are tied; an axis
+of size 1 that is broadcast aligns nothing, so whatever single channel stands there has to stay; an operand that is
+fixed along a labelled axis pins the channels of the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,7 @@ def softmax(ctx: RuleContext, call: Call) -> ChannelLabels:
 
 @rule("glu")
 def glu(ctx: RuleContext, call: Call) -> ChannelLabels:
-    """a * sigmoid(b) for the two halves a, b of axis ``dim``: the halves are tied."""
+    """A * sigmoid(b) for the two halves a, b of axis ``dim``: the halves are tied."""
     labels, shape = ctx.labels(call.input), ctx.shape(call.input)
     axis = concrete(call["dim"]) % len(shape)
     factor = labels.factor_at(axis)
@@ -76,9 +78,7 @@ def align(ctx: RuleContext, call: Call, operands: Sequence[Any]) -> ChannelLabel
         return ctx.regular(ctx.labels(tensors[0]), "an elementwise operation needs full rows")
     rank = max(len(ctx.shape(t)) for t in tensors)
     shapes = [(1,) * (rank - len(ctx.shape(t))) + ctx.shape(t) for t in tensors]
-    shifted = [
-        ctx.labels(t).renamed(lambda a, s=rank - len(ctx.shape(t)): a + s) for t in tensors
-    ]
+    shifted = [ctx.labels(t).renamed(partial(add, rank - len(ctx.shape(t)))) for t in tensors]
     result = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
     shifted = [_pin_broadcast(ctx, x, s, result) for x, s in zip(shifted, shapes, strict=True)]
     factors: list[Factor] = []
@@ -138,7 +138,10 @@ def _combine(
             spread = np.broadcast_to(factor.atoms.reshape(kept), full[0].atoms.shape)
             ctx.tie(full[0].atoms, spread, f"{call.title} of rows with the same channels")
         else:
-            ctx.pin(np.concatenate([factor.atoms.ravel(), full[0].atoms.ravel()]), "one value serves a whole row of channels")
+            ctx.pin(
+                np.concatenate([factor.atoms.ravel(), full[0].atoms.ravel()]),
+                "one value serves a whole row of channels",
+            )
     for other in full[1:]:
         ctx.tie(full[0].atoms, other.atoms, f"{call.title} of aligned channels")
     return full[0]

@@ -1,7 +1,7 @@
 """Operations that put tensors side by side: cat, stack, and padding (which joins zero channels).
 
-Along the joined axis channels follow one another; along every other axis the operands lie over each other, so their channels
-are tied there (that is how a class token is tied to the trunk it joins).
+Along the joined axis channels follow one another; along every other axis the operands lie over each other, so their
+channels are tied there (that is how a class token is tied to the trunk it joins).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Linear layers and embeddings: the last axis.
 
-    linear      [..., I] x weight [O, I] -> [..., O]
-    embedding   [...] x weight [V, D] -> [..., D]
+linear      [..., I] x weight [O, I] -> [..., O]
+embedding   [...] x weight [V, D] -> [..., D]
 """
 
 from __future__ import annotations

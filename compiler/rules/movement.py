@@ -1,11 +1,11 @@
 """Moves that only rearrange channels, and when what remains of them can be rebuilt.
 
-A move changes positions, never values, so it couples nothing by itself. But after pruning its result must be a full tensor
-again. Along one axis that is always so. Where a move splits the channel axis (``view(n, 2, c // 2, h, w)``), what is kept
-need not be a rectangle; then
+A move changes positions, never values, so it couples nothing by itself. But after pruning its result must be a full
+tensor again. Along one axis that is always so. Where a move splits the channel axis (``view(n, 2, c // 2, h, w)``),
+what is kept need not be a rectangle; then
 
-* if a later move merges the axes again (a channel shuffle), the chain of moves is one gather from where it started, and no
-  constraint is needed: :class:`Gather` records it;
+* if a later move merges the axes again (a channel shuffle), the chain of moves is one gather from where it started, and
+  no constraint is needed: :class:`Gather` records it;
 * if something else reads the rectangle, that operation asks for balanced rows (``RuleContext.regular``);
 * if neither can be rebuilt, rows are tied position by position, which every move preserves.
 """
@@ -22,9 +22,9 @@ from torch import fx
 from ..dependency import KEEP, Count, Gather
 from ..labels import Atoms, ChannelLabels, Factor, squeeze_constant
 from ..ops import Call, normalise
-from ..program import TensorSpec
-from .registry import Labels, RuleContext
+from ..program import Program, TensorSpec
 from ..shapes import concrete, shape_of, value_of
+from .registry import Labels, RuleContext
 
 Mover = Callable[[ChannelLabels], Labels]
 """Labels before -> labels after: a pure function of the call."""
@@ -103,8 +103,8 @@ def _key(ctx: RuleContext, user: fx.Node) -> str:
 
 
 MOVES = frozenset(
-    "reshape reshape_as flatten unflatten squeeze unsqueeze permute transpose matrix_transpose movedim expand expand_as "
-    "repeat copy split chunk tensor_split unbind select narrow getitem".split()
+    "reshape reshape_as flatten unflatten squeeze unsqueeze permute transpose matrix_transpose movedim expand "
+    "expand_as repeat copy split chunk tensor_split unbind select narrow getitem".split()
 )
 """Operations whose rule goes through :func:`move`."""
 
@@ -131,9 +131,16 @@ def _end_chain(ctx: RuleContext, node: fx.Node, source: fx.Node) -> None:
 def _path(node: fx.Node, source: fx.Node) -> tuple[fx.Node, ...]:
     """Return the moves from after ``source`` to ``node``, in order."""
     path = [node]
-    while path[-1].args[0] is not source:
-        path.append(path[-1].args[0])  # type: ignore[arg-type]
+    while (moved := _moved(path[-1])) is not source:
+        path.append(moved)
     return tuple(reversed(path))
+
+
+def _moved(move: fx.Node) -> fx.Node:
+    """Return what a move moves."""
+    moved = move.args[0]
+    assert isinstance(moved, fx.Node)
+    return moved
 
 
 def as_gather(ctx: RuleContext, node: fx.Node, source: fx.Node, path: tuple[fx.Node, ...]) -> Gather | None:
@@ -146,7 +153,7 @@ def as_gather(ctx: RuleContext, node: fx.Node, source: fx.Node, path: tuple[fx.N
     start = torch.arange(int(np.prod(shape))).reshape(shape)
     values: dict[fx.Node, Any] = {source: start}
     for step in path:
-        values[step] = run_move(step, values[step.args[0]])  # type: ignore[index]
+        values[step] = run_move(ctx.program, step, values[_moved(step)])
     result: torch.Tensor = values[node]
     if result.ndim != start.ndim or [s for a, s in enumerate(result.shape) if a != axis] != [
         s for a, s in enumerate(shape) if a != axis
@@ -163,14 +170,13 @@ def as_gather(ctx: RuleContext, node: fx.Node, source: fx.Node, path: tuple[fx.N
     return Gather(source, axis, positions.numpy().astype(np.int64), path[:-1])
 
 
-def run_move(node: fx.Node, value: Any) -> Any:
+def run_move(program: Program, node: fx.Node, value: Any) -> Any:
     """Execute one move on ``value`` in place of its first argument."""
     rest, kwargs = _stand_ins(concrete(node.args[1:])), _stand_ins(concrete(node.kwargs))
     if node.op == "call_method":
         return getattr(value, str(node.target))(*rest, **kwargs)
-    if node.op == "call_function":
-        return node.target(value, *rest, **kwargs)  # type: ignore[operator]
-    return node.graph.owning_module.get_submodule(str(node.target))(value)  # type: ignore[union-attr]
+    function: Any = program.owner(str(node.target)) if node.op == "call_module" else node.target
+    return function(value, *rest, **kwargs)
 
 
 def _stand_ins(value: Any) -> Any:
@@ -220,7 +226,9 @@ def cells_along(labels: ChannelLabels, axis: int, positions: Atoms) -> Count:
     factor = labels.factor_at(axis)
     assert factor is not None
     atoms = np.moveaxis(factor.atoms, factor.axes.index(axis), 0)
-    return Count(atoms[positions].reshape(len(positions), factor.atoms.size // factor.atoms.shape[factor.axes.index(axis)]))
+    return Count(
+        atoms[positions].reshape(len(positions), factor.atoms.size // factor.atoms.shape[factor.axes.index(axis)])
+    )
 
 
 def reduce_constant(labels: ChannelLabels) -> ChannelLabels:

@@ -1,9 +1,9 @@
 """Normalisations carry channels: statistics are per channel, or over the channels that are kept.
 
-    batch_norm, instance_norm   one mean and variance per channel of axis 1
-    layer_norm                  over the last dimensions; a pruned axis is normalised over the kept channels
-    group_norm                  over the channels of each of g groups: equal counts per group
-    prelu                       one slope per channel of axis 1, or one for all
+batch_norm, instance_norm   one mean and variance per channel of axis 1
+layer_norm                  over the last dimensions; a pruned axis is normalised over the kept channels
+group_norm                  over the channels of each of g groups: equal counts per group
+prelu                       one slope per channel of axis 1, or one for all
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ def batch_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     """Axis 1 of [N, C, ...]."""
     shape = ctx.shape(call.input)
     axis = 1 if call.key == "batch_norm" or call.module is None else len(shape) - _rank(call) - 1
-    others = [a for a in range(2, len(shape))]
-    labels = ctx.collapsed(ctx.labels(call.input), others, "statistics are shared along this axis")
+    labels = ctx.collapsed(ctx.labels(call.input), range(2, len(shape)), "statistics are shared along this axis")
     atoms = ctx.along(labels, axis, shape[axis], "normalisation needs one vector of channels")
     for name in _PER_CHANNEL:
         ctx.claim(call, name, 0, atoms, Role.CARRIES)
@@ -44,7 +43,9 @@ def layer_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     first = len(shape) - dims
     labelled = [a for a in range(first, len(shape)) if labels.factor_at(a) is not None]
     for axis in labelled[1:]:
-        ctx.pin(labels.factor_at(axis).atoms, "a layer norm over several channel axes")  # type: ignore[union-attr]
+        for factor in labels.factors:
+            if axis in factor.axes:
+                ctx.pin(factor.atoms, "a layer norm over several channel axes")
     if labelled:
         axis = labelled[0]
         atoms = ctx.along(labels, axis, shape[axis], "a layer norm has one weight per channel")
@@ -62,7 +63,7 @@ def group_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     labels = ctx.collapsed(ctx.labels(call.input), range(2, len(shape)), "statistics are shared along this axis")
     atoms = ctx.along(labels, 1, shape[1], "a group norm has one weight per channel")
     cells = atoms.reshape(concrete(call["num_groups"]), -1)
-    if 1 < len(cells) and cells.shape[1] > 1:
+    if len(cells) > 1 and cells.shape[1] > 1:
         ctx.balance(cells, "a group norm needs as many channels in every group", droppable=True)
     for name in ("weight", "bias"):
         ctx.claim(call, name, 0, atoms, Role.CARRIES)

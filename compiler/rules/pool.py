@@ -1,8 +1,8 @@
 """Spatial operations that treat every channel alike: pooling, interpolation, and the reductions over axes.
 
-    pools, interpolate   the axes after the channel axis are mixed
-    mean, sum, amax ...  the reduced axes are mixed and, without keepdim, gone
-    pixel_shuffle        [N, C r^2, H, W] -> [N, C, H r, W r]: the r^2 channels of one output are tied
+pools, interpolate   the axes after the channel axis are mixed
+mean, sum, amax ...  the reduced axes are mixed and, without keepdim, gone
+pixel_shuffle        [N, C r^2, H, W] -> [N, C, H r, W r]: the r^2 channels of one output are tied
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def spatial(ctx: RuleContext, call: Call) -> Labels:
     """[N, C, ...] -> [N, C, ...]: the spatial axes need one label each."""
     shape = ctx.shape(call.input)
     rank = len(shape) - 2 if call.key == "interpolate" else _spatial_rank(call)
-    labels = ctx.collapsed(ctx.labels(call.input), range(len(shape) - rank, len(shape)), f"{call.title} mixes positions")
+    labels = ctx.collapsed(
+        ctx.labels(call.input), range(len(shape) - rank, len(shape)), f"{call.title} mixes positions"
+    )
     labels = ctx.regular(labels, f"{call.title} needs full rows")
     return (labels, labels) if isinstance(value_of(call.node), tuple) else labels
 

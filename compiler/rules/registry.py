@@ -1,7 +1,8 @@
 """How an operation declares what it does to channels: the rule table and the context that rules write to.
 
-A rule gets the context and the normalised call, declares slices, counts, ties, pins and balances, and returns the labels of
-the result (a tuple of them for an operation with several results). It never looks at names of models or modules.
+A rule gets the context and the normalised call, declares slices, counts, ties, pins and balances, and returns the
+labels of the result (a tuple of them for an operation with several results). It never looks at names of models or
+modules.
 
     @rule("batch_norm")
     def batch_norm(ctx: RuleContext, call: Call) -> ChannelLabels: ...
@@ -94,7 +95,7 @@ class RuleContext:
 
     def tie(self, a: Atoms, b: Atoms, reason: str) -> None:
         """Couple ``a[i]`` with ``b[i]``."""
-        if a.size and a is not b:
+        if a.size and not np.array_equal(a, b):
             self.ties.append(Tie(a.ravel(), b.ravel(), self.node, reason))
 
     def pin(self, atoms: Atoms, reason: str) -> None:
@@ -121,7 +122,8 @@ class RuleContext:
     def collapse(self, factor: Factor, axis: int, reason: str) -> Factor | None:
         """Make one label serve all positions along ``axis``; returns the factor without that axis.
 
-        ``None`` when the axis was the factor's only one: the operation mixes the channels themselves, so they are pinned.
+        ``None`` when the axis was the factor's only one: the operation mixes the channels themselves, so they are
+        pinned.
         """
         position = factor.axes.index(axis)
         if len(factor.axes) == 1:
@@ -141,7 +143,7 @@ class RuleContext:
         return labels
 
     def along(self, labels: ChannelLabels, axis: int, size: int, reason: str) -> Atoms:
-        """Return the one vector of atoms along ``axis``, tying the factor's other axes; fixed atoms where there is none."""
+        """Return the one vector of atoms along ``axis``, tying the factor's other axes; fixed ones if there is none."""
         factor = labels.factor_at(axis)
         if factor is None:
             return self.fixed(size, f"{labels.origin or 'this axis'} carries no removable channels")
@@ -153,7 +155,7 @@ class RuleContext:
         return factor.atoms
 
     def regular(self, labels: ChannelLabels, reason: str) -> ChannelLabels:
-        """Ask that what remains of every factor over several axes is a full rectangle: equal counts along its last axis."""
+        """Ask that what remains of every factor over several axes is a full rectangle: equal counts in its rows."""
         for factor in labels.factors:
             if len(factor.axes) > 1:
                 self.balance(factor.atoms.reshape(-1, factor.atoms.shape[-1]), reason)
@@ -162,7 +164,7 @@ class RuleContext:
     # Uses ---------------------------------------------------------------------------------------------------------
 
     def claim(self, call: Call, name: str, axis: int, atoms: Atoms, role: Role) -> None:
-        """Declare that an axis of a parameter of the call is indexed by ``atoms`` (no-op if the call has no such tensor)."""
+        """Declare that an axis of a parameter of the call is indexed by ``atoms`` (no-op without such a tensor)."""
         value = call.params.get(name)
         if isinstance(value, torch.Tensor):
             full = f"{call.owner}.{name}" if call.owner else name
@@ -204,8 +206,8 @@ class RuleContext:
                 self.count_argument(call, attribute, count)
             else:
                 length = len(value_of(call[attribute]) if isinstance(call[attribute], fx.Node) else call[attribute])
-                template = [KEEP] * length
-                template[item] = count  # type: ignore[call-overload]
+                template: list[Any] = [KEEP] * length
+                template[item] = count
                 self.count_argument(call, attribute, template)
 
     def count_argument(self, call: Call, name: str, template: Any, key: str | None = None) -> None:
@@ -255,6 +257,6 @@ def lookup(key: str) -> Rule | None:
 
 def _apply(found: Rule, ctx: RuleContext, call: Call) -> Labels:
     for view in seen_elsewhere(call.node, ctx.program.root):
-        for changed in (view, call.node.args[0]):
-            ctx.pin_all(ctx.env.get(changed), "changed in place through a view")  # type: ignore[arg-type]
+        for changed in (view, call.input):
+            ctx.pin_all(ctx.env.get(changed), "changed in place through a view")
     return found(ctx, call)

@@ -1,7 +1,7 @@
 """Moves that change the shape: view, reshape, flatten, permute, transpose, squeeze, unsqueeze, expand, repeat.
 
-All of them run on the label arrays (``labels.reshape``, ``ChannelLabels.renamed``); the sizes they are given along channel
-axes are declared as counts.
+All of them run on the label arrays (``labels.reshape``, ``ChannelLabels.renamed``); the sizes they are given along
+channel axes are declared as counts.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..labels import ChannelLabels, reshape
-from .movement import count_along, move, reduce_constant
 from ..ops import Call
 from ..shapes import concrete
+from .movement import count_along, move, reduce_constant
 from .registry import Labels, RuleContext, rule
 
 
@@ -116,7 +116,7 @@ def copy(ctx: RuleContext, call: Call) -> Labels:
 
 @rule("size", "shape", "rank")
 def size(ctx: RuleContext, call: Call) -> Labels:
-    """Numbers, not tensors. (``getattr`` of anything but a shape is unknown.)"""
+    """Numbers, not tensors; ``getattr`` of anything but sizes, results and transposes is unknown."""
     if call.key != "shape":
         return None
     found = ctx.env.get(call.input)

@@ -14,9 +14,9 @@ from torch import fx
 
 from ..dependency import KEEP, Gather
 from ..labels import Atoms, ChannelLabels
-from .movement import cells_along, element, move, tie_rows
 from ..ops import Call
 from ..shapes import concrete, is_tensor, value_of
+from .movement import cells_along, element, move, tie_rows
 from .registry import Labels, RuleContext, rule
 
 
@@ -178,7 +178,7 @@ def getitem(ctx: RuleContext, call: Call) -> Labels:
     if not is_tensor(call.input):
         found = ctx.env.get(call.input) if isinstance(call.input, fx.Node) else None
         if isinstance(found, (tuple, dict)):
-            picked = found[concrete(call["index"])]  # type: ignore[index]
+            picked: Any = found[concrete(call["index"])]
             return element(ctx, call.node, call.input, picked)
         return None
     index = call["index"] if isinstance(call["index"], tuple) else (call["index"],)
@@ -244,7 +244,7 @@ def _gather_index(ctx: RuleContext, call: Call, entries: list[Any], axis: int, p
 
 
 def _indexed(labels: ChannelLabels, entries: list[Any], shape: tuple[int, ...]) -> ChannelLabels:
-    """Apply slices, then integers and new axes from the last axis to the first, so that earlier axes keep their number."""
+    """Apply slices, integers and new axes from the last axis to the first, so that earlier axes keep their number."""
     axis = len(shape)
     result = labels
     for entry in reversed(entries):

@@ -4,9 +4,9 @@
     chunk(x, 2, 1)                                                  ->   split(x, [kept, kept'], 1)
     size arguments along channel axes                               ->   what they now are
 
-Nodes are copied one by one, and shapes inferred as they are, so every number that the graph computes from a size is known
-before anything reads it: a size that still comes out right is left as it was written, another becomes a literal. A number
-that is no size (a scale by sqrt(c)) keeps its original value, as in the masked original.
+Nodes are copied one by one, and shapes inferred as they are, so every number that the graph computes from a size is
+known before anything reads it: a size that still comes out right is left as it was written, another becomes a literal.
+A number that is no size (a scale by sqrt(c)) keeps its original value, as in the masked original.
 """
 
 from __future__ import annotations

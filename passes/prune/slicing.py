@@ -1,8 +1,8 @@
 """Slice every tensor and count that the analysis declared: keep mask -> new modules and the plan. No per-operator code.
 
-    weight [O, I, k]        kept rows, then kept columns
-    weight [g a, b, k]      (groups, channels per group) along axis 1: every remaining group picks its own columns
-    attributes              a Count of what is kept
+weight [O, I, k]        kept rows, then kept columns
+weight [g a, b, k]      (groups, channels per group) along axis 1: every remaining group picks its own columns
+attributes              a Count of what is kept
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def _kept_indices(axes: dict[int, ParamSlice], cut: Iterable[ParamSlice], kept: 
     return found
 
 
-def _slice(tensor: torch.Tensor, axes: dict[int, ParamSlice], cut: Iterable[ParamSlice], kept: KeptChannels) -> torch.Tensor:
+def _slice(
+    tensor: torch.Tensor, axes: dict[int, ParamSlice], cut: Iterable[ParamSlice], kept: KeptChannels
+) -> torch.Tensor:
     grouped = [use for use in cut if use.atoms.ndim == 2]
     for use in cut:
         if use.atoms.ndim == 1 and not (grouped and use.axis == 0):
@@ -95,7 +97,7 @@ def _slice(tensor: torch.Tensor, axes: dict[int, ParamSlice], cut: Iterable[Para
 def _slice_groups(tensor: torch.Tensor, rows: ParamSlice, columns: ParamSlice, kept: KeptChannels) -> torch.Tensor:
     """[g a, b, ...] -> [g' a', b', ...]; the kept columns differ from group to group."""
     row_mask, column_mask = kept.mask(rows.atoms.ravel()), kept.mask(columns.atoms)
-    groups = column_mask.any(axis=1)
+    groups: Bools = np.asarray(column_mask.any(axis=1))
     row_index = np.flatnonzero(row_mask)
     inside = column_mask[groups]
     if inside.all():
@@ -103,9 +105,7 @@ def _slice_groups(tensor: torch.Tensor, rows: ParamSlice, columns: ParamSlice, k
     column_index = np.nonzero(inside)[1].reshape(len(inside), -1)  # [g', b']: balanced, so rectangular
     group_of_row = (np.cumsum(groups) - 1)[row_index * len(groups) // len(row_mask)]
     picked = column_index[group_of_row]
-    return tensor[
-        torch.from_numpy(row_index[:, None]).to(tensor.device), torch.from_numpy(picked).to(tensor.device)
-    ]
+    return tensor[torch.from_numpy(row_index[:, None]).to(tensor.device), torch.from_numpy(picked).to(tensor.device)]
 
 
 def _index(mask: Bools, like: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ def _index(mask: Bools, like: torch.Tensor) -> torch.Tensor:
 
 
 def rebuild_modules(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChannels) -> nn.Module:
-    """Return a module tree with the sliced tensors: changed leaves are new modules, the others are the program's own."""
+    """Return a module tree with the sliced tensors: changed leaves are new, the others are the program's own."""
     counted: dict[str, list[AttrUse]] = {}
     for use in kept.deps.attributes:
         counted.setdefault(use.owner, []).append(use)
@@ -137,7 +137,9 @@ def rebuild_modules(program: Program, tensors: dict[str, torch.Tensor], kept: Ke
     return root
 
 
-def _copy_leaf(module: nn.Module, tensors: dict[str, torch.Tensor], counts: list[AttrUse], kept: KeptChannels) -> nn.Module:
+def _copy_leaf(
+    module: nn.Module, tensors: dict[str, torch.Tensor], counts: list[AttrUse], kept: KeptChannels
+) -> nn.Module:
     changes = {(use.attribute, use.item): kept.count(use.count) for use in counts}
     if not tensors and all(_read(module, *where) == value for where, value in changes.items()):
         return module

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from secateur.backends.verify import indexed
 from secateur.compiler.errors import InternalError
 from secateur.compiler.plan import Kept, Plan, PrunedGroup
+from secateur.compiler.plan import index_tensor as indexed
 
 SHAPES = {"w": (12, 4, 3), "n": (6,)}
 

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from secateur.compiler.analysis import analyze
 from secateur.compiler.capture import trace
-from secateur.compiler.dependency import ChannelDependencies, ChannelGroup
+from secateur.compiler.dependency import ChannelDependencies, ChannelGroup, ParamSlice
+from secateur.compiler.labels import ChannelLabels
 from secateur.compiler.plan import Kept, Plan
 from secateur.compiler.program import Program
 from secateur.compiler.proof import Proof, prove
@@ -80,3 +82,41 @@ def kept_part(tensor: Tensor, axes: dict[int, Kept]) -> Tensor:
         for g, columns in enumerate(nested)
     ]
     return torch.cat(parts)
+
+
+@cache
+def deps_of(name: str) -> ChannelDependencies:
+    """The analysis of a zoo case."""
+    return analyze(program_of(name))
+
+
+def kept_of(result: PassResult, name: str, axis: int = 0) -> list[int]:
+    """Kept indices along one axis of an original tensor."""
+    return [i for i in plan_of(result).kept[name][axis] if isinstance(i, int)]
+
+
+def use_of(deps: ChannelDependencies, name: str, axis: int = 0) -> ParamSlice:
+    """The one use of a tensor's axis."""
+    (use,) = {id(u): u for u in deps.slices if u.name == name and u.axis == axis}.values()
+    return use
+
+
+def labels_at(name: str, node: str) -> ChannelLabels:
+    """The labels of a node, by name."""
+    (found,) = (n for n in program_of(name).graph.nodes if n.name == node)
+    return deps_of(name).labels_of(found)
+
+
+def tie_reasons(deps: ChannelDependencies) -> set[str]:
+    """All reasons for which channels were coupled."""
+    return {tie.reason for tie in deps.ties}
+
+
+def same_classes(deps: ChannelDependencies, a: ParamSlice, b: ParamSlice) -> bool:
+    """Whether two axes are indexed by the same channels, one by one."""
+    return bool((deps.class_of[a.atoms.ravel()] == deps.class_of[b.atoms.ravel()]).all())
+
+
+def widths(result: PassResult) -> dict[str, int]:
+    """Group name -> channels kept."""
+    return {group.name: group.after for group in plan_of(result).groups}

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 KINDS = (
-    "conv grouped depthwise batch_norm group_norm layer_norm relu add mul cat split gate shuffle rows mixed_rows squeeze "
-    "slice steps pad roll flip pool repeat stack row_sum transpose shared"
+    "conv grouped depthwise batch_norm group_norm layer_norm relu add mul cat split gate shuffle rows mixed_rows "
+    "squeeze slice steps pad roll flip pool repeat stack row_sum transpose shared"
 ).split()
 Step = tuple[str, int, int, int]
 """What to do, to which values (taken modulo their number), and a number that each kind reads in its own way."""
 
 steps = st.lists(
-    st.tuples(st.sampled_from(KINDS), st.integers(0, 20), st.integers(0, 20), st.integers(0, 11)), min_size=2, max_size=9
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 20), st.integers(0, 20), st.integers(0, 11)),
+    min_size=2,
+    max_size=9,
 )
 
 

@@ -61,10 +61,10 @@ def case(
     free: str = "",
     pinned: Mapping[str, str] | None = None,
     tokens: bool = False,
-    prepare: Callable[[Any], None] = lambda module: None,
+    prepare: Callable[[Any], Any] = lambda module: None,
     **layers: Callable[[], Any],
 ) -> Callable[[Forward], Forward]:
-    """Make a case of a forward function. ``layers`` are factories of modules, parameters and buffers, called anew each time."""
+    """Make a case of a forward function. ``layers`` are factories of modules, parameters and buffers."""
 
     def register(forward: Forward) -> Forward:
         name = forward.__name__
@@ -90,7 +90,8 @@ def case(
 
 def conv(i: int, o: int, k: int = 3, **options: Any) -> Callable[[], nn.Conv2d]:
     """A convolution that keeps the spatial size."""
-    return lambda: nn.Conv2d(i, o, k, **{"padding": k // 2, **options})
+    chosen: dict[str, Any] = {"padding": k // 2, **options}
+    return lambda: nn.Conv2d(i, o, k, **chosen)
 
 
 def make(layer: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:

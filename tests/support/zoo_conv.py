@@ -54,9 +54,7 @@ def depthwise_on_the_input(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.deep(x)))
 
 
-@case(
-    (2, 4, 8, 8), mid=conv(4, 8, groups=2), head=conv(8, 4, 1), free="mid"
-)
+@case((2, 4, 8, 8), mid=conv(4, 8, groups=2), head=conv(8, 4, 1), free="mid")
 def grouped_on_the_input(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.mid(x)))
 
@@ -157,9 +155,9 @@ def standardised_weights(self: Any, x: Tensor) -> Tensor:
 
 
 @case(stem=conv(3, 8), head=conv(8, 4))
-def decoder_with_the_encoders_weights(self: Any, x: Tensor) -> Tensor:
+def decoder_with_the_encoders_weights(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     x = F.relu(self.stem(x))
-    return self.head(x).mean((2, 3)), F.conv_transpose2d(x, self.stem.weight, padding=1)  # type: ignore[return-value]
+    return self.head(x).mean((2, 3)), F.conv_transpose2d(x, self.stem.weight, padding=1)
 
 
 @case((2, 3, 16), stem=make(nn.Conv1d, 3, 8, 3, padding="same"), head=make(nn.Conv1d, 8, 4, 1), free="stem")

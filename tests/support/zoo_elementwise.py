@@ -34,18 +34,14 @@ def squared(self: Any, x: Tensor) -> Tensor:
     return self.head(a * a)
 
 
-@case(
-    stem=conv(3, 8), squeeze=conv(8, 4, 1), excite=conv(4, 8, 1), head=conv(8, 4), free="stem squeeze excite"
-)
+@case(stem=conv(3, 8), squeeze=conv(8, 4, 1), excite=conv(4, 8, 1), head=conv(8, 4), free="stem squeeze excite")
 def squeeze_excitation(self: Any, x: Tensor) -> Tensor:
     x = F.relu(self.stem(x))
     gate = torch.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
     return self.head(x * gate)
 
 
-@case(
-    stem=conv(3, 8), a=make(nn.Linear, 8, 4), b=make(nn.Linear, 4, 8), head=conv(8, 4), free="stem a b"
-)
+@case(stem=conv(3, 8), a=make(nn.Linear, 8, 4), b=make(nn.Linear, 4, 8), head=conv(8, 4), free="stem a b")
 def squeeze_excitation_by_linear(self: Any, x: Tensor) -> Tensor:
     x = F.relu(self.stem(x))
     b, c, _, _ = x.size()

@@ -114,9 +114,14 @@ def sum_of_stack(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(torch.stack([self.a(x), self.b(x)]).sum(0)))
 
 
-@case(stem=conv(3, 8, 2, stride=2, padding=0), token=lambda: nn.Parameter(torch.randn(1, 1, 8)),
-      place=lambda: nn.Parameter(torch.randn(1, 17, 8)), norm=make(nn.LayerNorm, 8), head=make(nn.Linear, 8, 4),
-      free="stem")
+@case(
+    stem=conv(3, 8, 2, stride=2, padding=0),
+    token=lambda: nn.Parameter(torch.randn(1, 1, 8)),
+    place=lambda: nn.Parameter(torch.randn(1, 17, 8)),
+    norm=make(nn.LayerNorm, 8),
+    head=make(nn.Linear, 8, 4),
+    free="stem",
+)
 def class_token(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x).flatten(2).transpose(1, 2)
     x = self.norm(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place)

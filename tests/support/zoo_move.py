@@ -16,8 +16,14 @@ def shuffle_by_views(self: Any, x: Tensor) -> Tensor:
     return self.head(x.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, c, h, w))
 
 
-@case(stem=conv(3, 12), a=conv(12, 12, groups=3), shuffle=make(nn.ChannelShuffle, 3), b=conv(12, 12, groups=3),
-      head=conv(12, 4), free="stem a b")
+@case(
+    stem=conv(3, 12),
+    a=conv(12, 12, groups=3),
+    shuffle=make(nn.ChannelShuffle, 3),
+    b=conv(12, 12, groups=3),
+    head=conv(12, 4),
+    free="stem a b",
+)
 def shuffle_between_groups(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.b(self.shuffle(F.relu(self.a(F.relu(self.stem(x))))))))
 
@@ -280,3 +286,21 @@ def transposed_by_attribute(self: Any, x: Tensor) -> Tensor:
 def linear_on_rows(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x).mean((2, 3))
     return self.head(torch.tanh(self.a(x.view(-1, 3, 4)))).sum(1)
+
+
+@case(
+    stem=conv(3, 12),
+    split=make(nn.Unflatten, 1, (3, 4)),
+    merge=make(nn.Flatten, 1, 2),
+    head=conv(12, 4),
+    free="stem",
+)
+def shuffle_by_modules(self: Any, x: Tensor) -> Tensor:
+    return self.head(self.merge(self.split(F.relu(self.stem(x))).transpose(1, 2)))
+
+
+@case(
+    stem=conv(3, 12), split=make(nn.Unflatten, 1, (3, 4)), merge=make(nn.Flatten, 1, 2), head=conv(12, 4), free="stem"
+)
+def rows_by_modules(self: Any, x: Tensor) -> Tensor:
+    return self.head(self.merge(torch.tanh(self.split(self.stem(x)))))

@@ -9,14 +9,27 @@ from torch.nn import functional as F
 from .zoo_case import case, conv, make, parameter
 
 
-@case(stem=conv(3, 8, bias=False), norm=make(nn.BatchNorm2d, 8), mid=conv(8, 6), plain=make(nn.BatchNorm2d, 6, affine=False),
-      head=conv(6, 4), free="stem mid")
+@case(
+    stem=conv(3, 8, bias=False),
+    norm=make(nn.BatchNorm2d, 8),
+    mid=conv(8, 6),
+    plain=make(nn.BatchNorm2d, 6, affine=False),
+    head=conv(6, 4),
+    free="stem mid",
+)
 def batch_norm(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.plain(self.mid(F.relu(self.norm(self.stem(x)))))))
 
 
-@case(stem=conv(3, 8), mean=lambda: torch.randn(8), var=lambda: torch.rand(8) + 0.5, scale=parameter(8), shift=parameter(8),
-      head=conv(8, 4), free="stem")
+@case(
+    stem=conv(3, 8),
+    mean=lambda: torch.randn(8),
+    var=lambda: torch.rand(8) + 0.5,
+    scale=parameter(8),
+    shift=parameter(8),
+    head=conv(8, 4),
+    free="stem",
+)
 def functional_batch_norm(self: Any, x: Tensor) -> Tensor:
     x = F.batch_norm(self.stem(x), self.mean, self.var.abs(), self.scale, self.shift, self.training, 0.1, 1e-5)
     return self.head(F.relu(x))
@@ -42,8 +55,14 @@ def functional_group_norm(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(F.group_norm(F.group_norm(self.stem(x), 4), 2, self.scale, self.shift)))
 
 
-@case(stem=conv(3, 8), norm=make(nn.InstanceNorm2d, 8, affine=True), mid=conv(8, 8),
-      track=make(nn.InstanceNorm2d, 8, track_running_stats=True), head=conv(8, 4), free="stem mid")
+@case(
+    stem=conv(3, 8),
+    norm=make(nn.InstanceNorm2d, 8, affine=True),
+    mid=conv(8, 8),
+    track=make(nn.InstanceNorm2d, 8, track_running_stats=True),
+    head=conv(8, 4),
+    free="stem mid",
+)
 def instance_norm(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.track(self.mid(self.norm(self.stem(x))))))
 
@@ -55,8 +74,16 @@ def layer_norm_channels_last(self: Any, x: Tensor) -> Tensor:
     return self.head(x.permute(0, 3, 1, 2))
 
 
-@case(stem=conv(3, 8), deep=conv(8, 8, groups=8), norm=make(nn.LayerNorm, 8), a=make(nn.Linear, 8, 16),
-      b=make(nn.Linear, 16, 8), scale=parameter(8), head=conv(8, 4), free="stem a")
+@case(
+    stem=conv(3, 8),
+    deep=conv(8, 8, groups=8),
+    norm=make(nn.LayerNorm, 8),
+    a=make(nn.Linear, 8, 16),
+    b=make(nn.Linear, 16, 8),
+    scale=parameter(8),
+    head=conv(8, 4),
+    free="stem a",
+)
 def convnext_block(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x)
     y = self.norm(self.deep(x).permute(0, 2, 3, 1))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+
 from secateur.compiler.vision import import_torchvision
 
 from .zoo_case import IMAGE, case, conv, make
@@ -19,15 +20,27 @@ def called_twice(self: Any, x: Tensor) -> Tensor:
     return self.head(self.norm(self.body(F.relu(self.norm(self.body(x))))))
 
 
-@case(stem=conv(3, 8), a=conv(8, 6), b=conv(8, 6), head=conv(6, 4), free="stem a",
-      prepare=lambda m: setattr(m.b, "weight", m.a.weight))
+@case(
+    stem=conv(3, 8),
+    a=conv(8, 6),
+    b=conv(8, 6),
+    head=conv(6, 4),
+    free="stem a",
+    prepare=lambda m: setattr(m.b, "weight", m.a.weight),
+)
 def tied_weights(self: Any, x: Tensor) -> Tensor:
     x = F.relu(self.stem(x))
     return self.head(F.relu(self.a(x)) + F.relu(self.b(x)))
 
 
-@case(stem=conv(3, 8), a=conv(3, 8), mid=conv(8, 6), head=conv(6, 4), free="stem a mid",
-      prepare=lambda m: setattr(m.a, "weight", m.stem.weight))
+@case(
+    stem=conv(3, 8),
+    a=conv(3, 8),
+    mid=conv(8, 6),
+    head=conv(6, 4),
+    free="stem a mid",
+    prepare=lambda m: setattr(m.a, "weight", m.stem.weight),
+)
 def tied_weights_apart(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.mid(self.stem(x)))) - self.head(F.relu(self.mid(self.a(-x))))
 
@@ -65,15 +78,24 @@ def unknown_module(self: Any, x: Tensor) -> Tensor:
     return self.head(self.fold(self.stem(x)))
 
 
-@case(stem=conv(3, 8), a=make(nn.MultiheadAttention, 8, 2, batch_first=True), head=make(nn.Linear, 8, 4),
-      pinned={"stem": "MultiheadAttention"})
+@case(
+    stem=conv(3, 8),
+    a=make(nn.MultiheadAttention, 8, 2, batch_first=True),
+    head=make(nn.Linear, 8, 4),
+    pinned={"stem": "MultiheadAttention"},
+)
 def attention_module(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x).flatten(2).transpose(1, 2)
     return self.head(self.a(x, x, x, need_weights=False)[0]).mean(1)
 
 
-@case(stem=conv(3, 8), mid=conv(8, 8), head=conv(8, 4), pinned={"stem": "Conv2d"},
-      prepare=lambda m: parametrizations.weight_norm(m.mid))
+@case(
+    stem=conv(3, 8),
+    mid=conv(8, 8),
+    head=conv(8, 4),
+    pinned={"stem": "Conv2d"},
+    prepare=lambda m: parametrizations.weight_norm(m.mid),
+)
 def parametrized(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.mid(F.relu(self.stem(x)))))
 
@@ -82,14 +104,24 @@ def _double(module: Any, inputs: Any, output: Tensor) -> Tensor:
     return output * 2
 
 
-@case(stem=conv(3, 8), mid=conv(8, 8), head=conv(8, 4), pinned={"stem": "hook"},
-      prepare=lambda m: m.mid.register_forward_hook(_double))
+@case(
+    stem=conv(3, 8),
+    mid=conv(8, 8),
+    head=conv(8, 4),
+    pinned={"stem": "hook"},
+    prepare=lambda m: m.mid.register_forward_hook(_double),
+)
 def hooked(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.mid(F.relu(self.stem(x)))))
 
 
-@case(stem=conv(3, 8), norm=make(nn.BatchNorm2d, 8), head=conv(8, 4), free="stem",
-      prepare=lambda m: m.stem.requires_grad_(False))
+@case(
+    stem=conv(3, 8),
+    norm=make(nn.BatchNorm2d, 8),
+    head=conv(8, 4),
+    free="stem",
+    prepare=lambda m: m.stem.requires_grad_(False),
+)
 def frozen(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.norm(self.stem(x))))
 
@@ -108,8 +140,13 @@ def auxiliary_head_in_training(self: Any, x: Tensor) -> Any:
     return self.head(x)
 
 
-@case(stem=conv(3, 8), body=make(nn.ModuleList), head=conv(8, 4), free="stem body.0 body.1",
-      prepare=lambda m: m.body.extend([conv(8, 8)(), conv(8, 8)()]))
+@case(
+    stem=conv(3, 8),
+    body=make(nn.ModuleList),
+    head=conv(8, 4),
+    free="stem body.0 body.1",
+    prepare=lambda m: m.body.extend([conv(8, 8)(), conv(8, 8)()]),
+)
 def module_list(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x)
     for layer in self.body:
