@@ -27,15 +27,17 @@ def group_classes(ctx: RuleContext, class_of: Ints) -> tuple[ChannelGroup, ...]:
     count = int(class_of.max()) + 1 if len(class_of) else 0
     producers = [s for s in ctx.slices if s.role is Role.PRODUCES]
     axes = [class_of[s.atoms.ravel()] for s in producers]
-    component = _components(count, [*axes, *(class_of[b.cells.ravel()] for b in ctx.balances)])
+    coupled = [*axes, *(class_of[b.cells.ravel()] for b in ctx.balances)]
+    component = _components(count, coupled)
+    produced = np.isin(component, component[np.concatenate(axes)]) if axes else np.zeros(count, dtype=np.bool_)
+    rest, carrier = _carried(ctx, class_of, produced)
+    component = _components(count, [*coupled, *rest])
     pinned = np.zeros(count, dtype=np.bool_)
     for pin in ctx.pins:
         pinned[class_of[pin.atoms]] = True
+    pinned |= ~produced  # no layer gives these channels: an input's, a position table's rows
     cell_of, ratio_of = _cells(class_of, count, ctx.balances)
     signature = _signatures(count, axes)
-    used = np.zeros(count, dtype=np.bool_)
-    for s in ctx.slices:
-        used[class_of[s.atoms.ravel()]] = True
     names = _names(ctx, producers)
     members: dict[int, Ints] = {}
     order = np.argsort(component, kind="stable")
@@ -48,11 +50,11 @@ def group_classes(ctx: RuleContext, class_of: Ints) -> tuple[ChannelGroup, ...]:
     pins = _pins_by_component(ctx.pins, class_of, component)
     groups: list[tuple[int, ChannelGroup]] = []
     for c, classes in members.items():
-        if c not in layers and not used[classes].any():
+        if c not in layers and int(classes[0]) not in carrier:
             continue  # channels that no parameter sees (an input's)
         title = tuple(layers.get(c, {}))
         blocks = _blocks(classes, signature, cell_of, ratio_of, pinned)
-        name = title[0] if title else _carrier(ctx, class_of, classes)
+        name = title[0] if title else carrier[int(classes[0])]
         groups.append((int(classes[0]), ChannelGroup(name, title, classes, blocks, tuple(pins.get(c, ())))))
     return tuple(g for _, g in sorted(groups, key=lambda pair: pair[0]))
 
@@ -127,10 +129,18 @@ def _names(ctx: RuleContext, producers: Sequence[ParamSlice]) -> dict[str, str]:
     return names
 
 
-def _carrier(ctx: RuleContext, class_of: Ints, classes: Classes) -> str:
-    inside = set(classes.tolist())
-    found = next((s.name for s in ctx.slices if int(class_of[s.atoms.ravel()[0]]) in inside), "")
-    return found or f"class {int(classes[0])}"
+def _carried(ctx: RuleContext, class_of: Ints, produced: npt.NDArray[np.bool_]) -> tuple[list[Ints], dict[int, str]]:
+    """Return the classes that tensors have and no layer gives, axis by axis, and the first tensor that has each."""
+    found: list[Ints] = []
+    carrier: dict[int, str] = {}
+    for s in ctx.slices:
+        classes = class_of[s.atoms.ravel()]
+        classes = np.unique(classes[~produced[classes]])
+        if len(classes):
+            found.append(classes)
+            for c in classes.tolist():
+                carrier.setdefault(c, s.name)
+    return found, carrier
 
 
 def _pins_by_component(pins: Sequence[Pin], class_of: Ints, component: Ints) -> dict[int, list[Pin]]:

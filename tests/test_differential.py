@@ -65,7 +65,7 @@ def test_half_of_it(name: str) -> None:
         assert torch.equal(value, before[key]), f"{key} of the original changed"
     module = copy.deepcopy(result.program.module)
     original_names = set(case.module().state_dict())
-    assert {key for key in module.state_dict() if not key.startswith("gather_")} <= original_names
+    assert {key for key in module.state_dict() if "gather_" not in key} <= original_names
 
     inputs = case.examples(batch=3)
     module.train()
@@ -99,7 +99,7 @@ def test_surviving_weights_stand_where_the_plan_says(name: str) -> None:
     compact = result.program.module.state_dict()
     original = module.state_dict()
     for key, value in compact.items():
-        if not key.startswith("gather_"):
+        if "gather_" not in key:
             assert torch.equal(value, kept_part(original[key], dict(kept.get(key, {})))), key
     assert set(kept) <= set(compact)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from ...compiler.capture import eliminate_dead_code
 from ...compiler.dependency import KEEP, ArgUse, Count, Gather
@@ -222,7 +222,7 @@ class _Rewriter:
         mask = self.kept.mask(factor.atoms)
         place_now = np.cumsum(mask) - 1
         positions = gather.positions[mask[gather.positions]]
-        name = self._buffer_name()
+        name = self._buffer_name(node)
         place(self.compact.root, name, torch.from_numpy(place_now[positions].astype(np.int64)))
         graph = self.compact.graph
         index = graph.create_node("get_attr", name, (), {})
@@ -232,11 +232,17 @@ class _Rewriter:
             infer_node(self.compact, made)
         return new
 
-    def _buffer_name(self) -> str:
-        number = 0
-        while hasattr(self.compact.root, f"gather_{number}"):
+    def _buffer_name(self, node: fx.Node) -> str:
+        """Name the positions after the block that the moves were traced in, where a reader will look for them."""
+        stack = node.meta.get("nn_module_stack")
+        path: str = next(reversed(stack.values()))[0] if stack else ""
+        block, containers = path, {p: m for p, m in self.compact.root.named_modules() if type(m) is nn.Module}
+        while block not in containers:  # never inside a leaf: it may be the original's own
+            block = block.rpartition(".")[0]
+        owner, number = containers[block], 0
+        while hasattr(owner, f"gather_{number}"):
             number += 1
-        return f"gather_{number}"
+        return f"{block}.gather_{number}" if block else f"gather_{number}"
 
 
 def _is_number(value: Any) -> bool:

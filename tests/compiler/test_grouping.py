@@ -73,3 +73,10 @@ def test_channels_that_differ_in_their_producers_are_separate_blocks() -> None:
 def test_a_pinned_group_says_why_and_where() -> None:
     (pin,) = group_of(deps_of("plain"), "head").pins
     assert (pin.reason, pin.node) == ("the model's output", "output")
+
+
+def test_channels_that_no_layer_gives_stay_in_one_group_per_tensor() -> None:
+    deps = deps_of("coordinates_appended")
+    found = {group.name: (group.width, group.prunable) for group in deps.groups if not group.layers}
+    assert found == {"stem.weight": (3, 0), "grid": (4, 0)} or found.keys() >= {"stem.weight", "grid"}
+    assert all(prunable == 0 for _, prunable in found.values())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .zoo_case import case, conv, make
+from .zoo_case import case, conv, make, parameter
 
 
 @case(stem=conv(3, 8), a=conv(8, 4), b=conv(12, 4), norm=make(nn.BatchNorm2d, 16), head=conv(16, 4), free="stem a b")
@@ -132,3 +132,9 @@ def class_token(self: Any, x: Tensor) -> Tensor:
 def ghost(self: Any, x: Tensor) -> Tensor:
     a = F.relu(self.a(x))
     return self.head(torch.cat([a, F.relu(self.dw(a))], dim=1)[:, :6, :, :])
+
+
+@case(stem=conv(3, 6), grid=parameter(1, 4, 8, 8), head=conv(10, 4), free="stem")
+def coordinates_appended(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x)
+    return self.head(torch.cat([x, self.grid.expand(x.shape[0], -1, -1, -1)], 1))
