@@ -61,7 +61,7 @@ class Expressions:
         if node.op != "call_function" or node.target is not operator.getitem or node not in self.local or node.kwargs:
             return False
         base, index = node.args
-        of_shape = isinstance(base, fx.Node) and (
+        of_shape = isinstance(base, fx.Node) and bool(
             base.target == "size" or (base.target is getattr and base.args[1] == "shape")
         )
         return of_shape and isinstance(index, int) and node not in self.scope.outputs
