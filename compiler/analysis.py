@@ -16,6 +16,7 @@ from scipy.sparse import csgraph
 from torch import fx
 
 from .capture import TRAINING
+from .collection import no_collection
 from .dependency import ChannelDependencies, ParamSlice, Pin, Role, Tie
 from .grouping import group_classes
 from .labels import Atoms, ChannelLabels, Factor
@@ -26,6 +27,7 @@ from .rules.registry import lookup
 from .shapes import is_tensor, value_of
 
 
+@no_collection()
 def analyze(program: Program) -> ChannelDependencies:
     """Find which channels are coupled, which are free, and why.
 

@@ -21,6 +21,7 @@ import torch
 from torch import fx, nn
 
 from . import functional
+from .collection import no_collection
 from .errors import CaptureError, CompilerError
 from .mutation import is_in_place, seen_elsewhere
 from .program import InputSpec, Program, referenced_tree
@@ -112,6 +113,7 @@ def _left_out(node: fx.Node) -> Any:
     return {} if str(node.target).startswith("**") else ()
 
 
+@no_collection()
 def trace(
     model: nn.Module,
     example_inputs: torch.Tensor | Sequence[torch.Tensor],

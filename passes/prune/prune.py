@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...compiler.analysis import analyze
+from ...compiler.collection import no_collection
 from ...compiler.cost import CostModel
 from ...compiler.dependency import ChannelDependencies, ChannelGroup
 from ...compiler.errors import OptionError
@@ -88,6 +89,7 @@ class Prune(Pass):
                 raise OptionError(f"{name}={number} is out of range", hint=f"{name} is a whole number from 1 up")
         criterion(self.criterion)
 
+    @no_collection()
     def run(self, program: Program) -> PassResult:
         """Prune; see :class:`~..base.Pass`."""
         deps = analyze(program)
