@@ -47,6 +47,7 @@ class _Rewriter:
         self.compact = compact
         self.kept = kept
         self.deps = kept.deps
+        self.containers = {path: m for path, m in compact.root.named_modules() if type(m) is nn.Module}
         self.arguments: dict[fx.Node, list[ArgUse]] = {}
         for use in self.deps.arguments:
             self.arguments.setdefault(use.node, []).append(use)
@@ -236,10 +237,10 @@ class _Rewriter:
         """Name the positions after the block that the moves were traced in, where a reader will look for them."""
         stack = node.meta.get("nn_module_stack")
         path: str = next(reversed(stack.values()))[0] if stack else ""
-        block, containers = path, {p: m for p, m in self.compact.root.named_modules() if type(m) is nn.Module}
-        while block not in containers:  # never inside a leaf: it may be the original's own
+        block = path
+        while block not in self.containers:  # never inside a leaf: it may be the original's own
             block = block.rpartition(".")[0]
-        owner, number = containers[block], 0
+        owner, number = self.containers[block], 0
         while hasattr(owner, f"gather_{number}"):
             number += 1
         return f"{block}.gather_{number}" if block else f"gather_{number}"
