@@ -10,7 +10,7 @@ from typing import Final
 
 from torch import fx, nn
 
-from .program import TensorSpec
+from .program import TensorSpec, submodule
 
 _IN_PLACE_OPERATORS: Final = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor imatmul".split())
 
@@ -26,7 +26,7 @@ _VIEWS: Final = frozenset(
 def is_in_place(node: fx.Node, root: nn.Module) -> bool:
     """Tell whether a call overwrites its first argument."""
     if node.op == "call_module":
-        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+        return bool(getattr(submodule(root, str(node.target)), "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_method":
         return name.endswith("_") and not name.endswith("__")
@@ -61,7 +61,7 @@ def _viewed(node: fx.Node, root: nn.Module) -> fx.Node | None:
     if node.op not in ("call_module", "call_function", "call_method"):
         return None
     if node.op == "call_module":
-        name = type(root.get_submodule(str(node.target))).__name__
+        name = type(submodule(root, str(node.target))).__name__
     else:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     first = node.args[0] if node.args else None

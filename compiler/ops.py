@@ -310,8 +310,15 @@ def _module_call(module: nn.Module, node: fx.Node) -> Call:
     if key == UNKNOWN or module._forward_pre_hooks or module._forward_hooks or len(node.args) + len(node.kwargs) != 1:
         return Call(UNKNOWN, node, {}, module, path)
     params: dict[str, Any] = {"input": node.args[0] if node.args else next(iter(node.kwargs.values()))}
+    attributes, parameters, buffers = module.__dict__, module._parameters, module._buffers
     for name, default in SIGNATURES[key][1:]:
-        params[name] = getattr(module, attribute_of(key, name), default)
+        name_there = _ATTRIBUTES.get((key, name), name)
+        for space in (attributes, parameters, buffers):  # what getattr does, without its detour through __getattr__
+            if name_there in space:
+                params[name] = space[name_there]
+                break
+        else:
+            params[name] = getattr(type(module), name_there, default)
     if key == "pad":
         kind = type(module).__name__
         params["mode"] = next(

@@ -63,7 +63,7 @@ class Program:
         """Return the submodule at a dotted ``path`` (the root for an empty one)."""
         found = self._owners.get(path)
         if found is None:
-            found = self._owners[path] = self.root.get_submodule(path)
+            found = self._owners[path] = submodule(self.root, path)
         return found
 
     def attribute(self, path: str) -> Any:
@@ -91,6 +91,18 @@ class Program:
                     yield name, tensor
 
 
+def submodule(root: nn.Module, path: str) -> nn.Module:
+    """Return the submodule at a dotted path (the root for an empty one): ``get_submodule``, several times as fast.
+
+    Raises:
+        AttributeError: There is none.
+    """
+    found: nn.Module | None = root
+    for name in path.split(".") if path else ():
+        found = found._modules.get(name) if found is not None else None
+    return found if found is not None else root.get_submodule(path)
+
+
 def place(root: nn.Module, path: str, value: Any, *, persistent: bool = True) -> None:
     """Put a module, parameter, buffer or plain value at a dotted path, making the containers on the way."""
     *containers, name = path.split(".")
@@ -115,7 +127,7 @@ def place(root: nn.Module, path: str, value: Any, *, persistent: bool = True) ->
 def is_persistent(root: nn.Module, path: str) -> bool:
     """Tell whether a buffer belongs to the state_dict."""
     owner, _, name = path.rpartition(".")
-    return name not in root.get_submodule(owner)._non_persistent_buffers_set
+    return name not in submodule(root, owner)._non_persistent_buffers_set
 
 
 def referenced_tree(root: nn.Module, graph: fx.Graph) -> nn.Module:
@@ -128,6 +140,6 @@ def referenced_tree(root: nn.Module, graph: fx.Graph) -> nn.Module:
         if node.op in ("call_module", "get_attr") and path not in done:
             done.add(path)
             owner, _, name = path.rpartition(".")
-            value = getattr(root.get_submodule(owner), name)
+            value = getattr(submodule(root, owner), name)
             place(tree, path, value, persistent=node.op == "call_module" or is_persistent(root, path))
     return tree
