@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from . import functional
 from .program import Program
+from .quantized import QUANTIZED
 
 REQUIRED: Final = object()
 """Default of a parameter that has none."""
@@ -28,9 +29,9 @@ UNKNOWN: Final = "unknown"
 
 # Key -> parameters in positional order. "*x" takes all the remaining positions (view(2, 3) and view((2, 3)) alike).
 _SIGNATURES: Final[dict[str, str]] = {
-    "conv": "input weight bias=None stride=1 padding=0 dilation=1 groups=1",
+    "conv": "input weight bias=None stride=1 padding=0 dilation=1 groups=1 weight_scale=None",
     "conv_transpose": "input weight bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1",
-    "linear": "input weight bias=None",
+    "linear": "input weight bias=None weight_scale=None",
     "embedding": "input weight padding_idx=None max_norm=None",
     "batch_norm": "input running_mean running_var weight=None bias=None training=False momentum=0.1 eps=1e-5",
     "instance_norm": "input running_mean=None running_var=None weight=None bias=None use_input_stats=True",
@@ -105,7 +106,8 @@ _WORDS: Final[dict[str, str]] = {
         "square abs neg sign sin cos tan sinh cosh asin acos atan floor ceil round trunc frac clamp clamp_min "
         "clamp_max clip reciprocal logit dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
         "feature_dropout stochastic_depth to float double half bfloat16 type_as nan_to_num "
-        "zeros_like ones_like empty_like rand_like randn_like full_like requires_grad logical_not isnan isinf positive"
+        "zeros_like ones_like empty_like rand_like randn_like full_like requires_grad logical_not isnan isinf positive "
+        "quantize dequantize"
     ),
     "binary": (
         "add sub subtract mul multiply div divide truediv true_divide floordiv floor_divide pow remainder fmod mod "
@@ -249,6 +251,7 @@ def _tables() -> tuple[dict[Any, str], dict[str, str], dict[type, str]]:
         for word in words.split()
         if hasattr(nn, word) or hasattr(nn.modules.linear, word)
     }
+    classes |= {integers: classes[kind] for kind, integers in QUANTIZED.items()}
     return functions, methods, classes
 
 

@@ -99,7 +99,7 @@ def _same(call: Call) -> TensorSpec | None:
 
 _RETYPING: Final = frozenset(
     "to float double half bfloat16 type_as zeros_like ones_like empty_like rand_like randn_like full_like "
-    "logical_not isnan isinf".split()
+    "logical_not isnan isinf quantize dequantize".split()
 )
 
 

@@ -51,6 +51,7 @@ def _convolve(ctx: RuleContext, call: Call, out_axis: int, in_axis: int) -> Chan
     else:
         _grouped(ctx, call, inputs.reshape(groups, -1), outputs.reshape(groups, -1), out_axis, in_axis)
     ctx.claim(call, "bias", 0, outputs, Role.CARRIES)
+    ctx.claim(call, "weight_scale", 0, outputs, Role.CARRIES)
     ctx.count_attribute(call, "in_channels", inputs)
     ctx.count_attribute(call, "out_channels", outputs)
     return labels.replaced(channel, outputs)

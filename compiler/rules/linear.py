@@ -23,6 +23,7 @@ def linear(ctx: RuleContext, call: Call) -> ChannelLabels:
     ctx.claim(call, "weight", 1, inputs, Role.CONSUMES)
     ctx.claim(call, "weight", 0, outputs, Role.PRODUCES)
     ctx.claim(call, "bias", 0, outputs, Role.CARRIES)
+    ctx.claim(call, "weight_scale", 0, outputs, Role.CARRIES)
     ctx.count_attribute(call, "in_features", inputs)
     ctx.count_attribute(call, "out_features", outputs)
     return labels.replaced(last, outputs)
