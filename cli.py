@@ -261,15 +261,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
         found = verify(arguments.directory, progress=progress)
     if arguments.json:
-        _print_json({"directory": str(arguments.directory), "tensors": found.tensors, **found.proof.to_json()})
+        _print_json({"directory": str(arguments.directory), "tensors": found.tensors, **found.to_json()})
         return 0
-    proof = found.proof
-    batches = " and ".join(" + ".join("x".join(map(str, s)) for s in trial.shapes) for trial in proof.trials)
-    print(f"{arguments.directory} is proven:")
-    print(f"  all {found.tensors} tensors are the original's, indexed by plan.json")
-    print(f"  outputs equal the masked original's: relative difference {proof.error:.1e} (float64, {batches})")
-    if proof.vacuous:
-        print("  but the original gives the same output for every input, so this says little")
+    from .backends import tables
+
+    _show(_console(), tables.verification(str(arguments.directory), found.tensors, found.to_json()))
     return 0
 
 

@@ -18,12 +18,12 @@ from ..compiler.capture import trace
 from ..compiler.errors import OptionError
 from ..compiler.plan import Plan
 from ..compiler.program import Program, referenced_tree
-from ..compiler.proof import Proof, prove
 from ..passes.base import Pass, PassResult
 from ..passes.instruments import Instrument
 from ..passes.options import spec_of
-from ..passes.pipeline import PassPipeline, PipelineResult
+from ..passes.pipeline import PassPipeline
 from . import artefact, catalog, report, weights_file
+from .checks import Checked, check, compose
 
 DEFAULT_PIPELINE: Final = "prune{macs=0.5}"
 
@@ -143,12 +143,12 @@ def compile(
     original = _captured(model, example_inputs, name, timings, progress)
     with _timed(timings, "passes"):
         result = passes.run(original, [*instruments, _Announce(progress)])
-    plan = compose(original, result)
+    plan = compose(original, result.steps)
     compact, module = _independent(result.program, original)
-    proof: Proof | None = None
+    checked: tuple[Checked, ...] | None = None
     if verify:
         with _timed(timings, "prove"):
-            proof = prove(original, module, plan, seed=seed, progress=progress).require()
+            checked = check(original, result.steps, module, seed=seed, progress=progress)
     measured: dict[str, Any] | None = None
     if report.example_of(source) is not None:
         progress("measuring accuracy")
@@ -160,22 +160,13 @@ def compile(
         compact,
         result,
         pipeline=str(passes),
-        proof=proof,
+        checked=checked,
         seed=seed,
         source=source,
         accuracy=measured,
         timings=timings,
     )
     return Compiled(module, compact, plan, content, original)
-
-
-def compose(original: Program, result: PipelineResult) -> Plan:
-    """Return one plan for all passes of a run, in terms of the original's tensors."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in original.tensors()}
-    plan = Plan()
-    for number, later in enumerate(result.plans):
-        plan = plan.then(later, shapes) if number else later
-    return plan
 
 
 def _captured(

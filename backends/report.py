@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -14,9 +14,9 @@ from torch import nn
 from ..compiler import examples
 from ..compiler.cost import LayerCost, layer_costs, measure
 from ..compiler.program import Program, is_persistent
-from ..compiler.proof import Proof
 from ..passes.pipeline import PipelineResult
 from . import weights_file
+from .checks import Checked, summary
 
 METADATA = {"format": "pt"}
 """In the header of model.safetensors, where other readers look for it."""
@@ -28,7 +28,7 @@ def build(
     result: PipelineResult,
     *,
     pipeline: str,
-    proof: Proof | None,
+    checked: Sequence[Checked] | None,
     seed: int,
     source: Mapping[str, Any] | None,
     accuracy: Mapping[str, Any] | None,
@@ -50,7 +50,7 @@ def build(
         "after": after,
         "kept": {name: after[name] / before[name] if before[name] else 1.0 for name in ("params", "macs", "bytes")},
         "accuracy": dict(accuracy) if accuracy is not None else None,
-        "verification": proof.to_json() if proof is not None else None,
+        "verification": summary(checked) if checked is not None else None,
         "layers": layers(original, compact),
         "passes": [{"pass": step.text, "changed": step.changed, "stats": dict(step.stats)} for step in result.steps],
         "remarks": [

@@ -25,12 +25,18 @@ def compilation(
         Text.assemble((report["name"], "bold"), "  ", (report["pipeline"] or "no passes", "cyan")),
         _widths(plan["groups"], sign),
         _costs(report, sign),
-        _proof(report["verification"]),
+        *_checks(report["verification"]),
         *_remarks(report),
         _files(report.get("files", {}), directory, seconds),
         _next_steps(directory, "model.py" in report.get("files", {})),
     ]
     return Group(*(line for part in parts for line in (part, Text())))
+
+
+def verification(directory: str, tensors: int, found: Mapping[str, Any]) -> RenderableType:
+    """Return what ``secateur verify`` shows."""
+    title = Text.assemble((directory, "bold"), f" is proven: all {tensors} tensors are what they should be")
+    return Group(title, *_checks(found))
 
 
 class _Signs:
@@ -100,19 +106,30 @@ def _costs(report: Mapping[str, Any], sign: _Signs) -> RenderableType:
     return _indented(table)
 
 
-def _proof(proof: Mapping[str, Any] | None) -> RenderableType:
-    if proof is None:
-        return _fact(Text("checked", "yellow"), Text("not at all: --no-verify was given", "yellow"))
-    batches = " and ".join(" + ".join("x".join(map(str, s)) for s in trial["shapes"]) for trial in proof["trials"])
-    lines = [
-        Text(
-            f"equal to the masked original: relative difference {proof['error']:.1e}, allowed {proof['tolerance']:.0e}"
-        ),
-        Text(f"float64, random batches of {batches}", "dim"),
-    ]
-    if proof["vacuous"]:
+def _checks(verification: Mapping[str, Any] | None) -> list[RenderableType]:
+    if verification is None:
+        return [_fact(Text("checked", "yellow"), Text("not at all: --no-verify was given", "yellow"))]
+    return [check for stretch in verification["stretches"] for check in _check(stretch, verification["tolerance"])]
+
+
+_CLAIMS: Final = {
+    "masked": ("proven", "green", "equal to the masked original: relative difference"),
+    "exact": ("proven", "green", "equal to what it was made from: relative difference"),
+    "approximate": ("measured", "yellow", "not exact: relative difference"),
+}
+
+
+def _check(stretch: Mapping[str, Any], tolerance: float) -> list[RenderableType]:
+    title, style, claim = _CLAIMS[stretch["contract"]]
+    batches = " and ".join(" + ".join("x".join(map(str, s)) for s in trial["shapes"]) for trial in stretch["trials"])
+    allowed = "" if stretch["contract"] == "approximate" else f", allowed {tolerance:.0e}"
+    lines = [Text(f"{claim} {stretch['error']:.1e}{allowed}")]
+    if stretch["passes"]:
+        lines.append(Text(", ".join(stretch["passes"]), "dim"))
+    lines.append(Text(f"float64, random batches of {batches}", "dim"))
+    if stretch["vacuous"]:
         lines.append(Text("The original gives the same output for every input, so this says little.", "yellow"))
-    return _fact(Text("proven", "green"), *lines)
+    return [_fact(Text(title, style), *lines)]
 
 
 def _remarks(report: Mapping[str, Any]) -> list[RenderableType]:

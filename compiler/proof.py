@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .errors import ProofError
 from .oracle import MaskedOriginal
 from .plan import Plan, index_tensor
-from .program import InputSpec, Program
+from .program import InputSpec, Program, referenced_tree
 from .random_state import random_state
+from .shapes import infer
 
 TOLERANCE: Final = 1e-9
 
@@ -98,15 +99,18 @@ def prove(
     *,
     seed: int = 0,
     progress: Callable[[str], None] = lambda text: None,
+    remake: Callable[[Program], nn.Module] | None = None,
 ) -> Proof:
     """Compare a compact module with the masked original.
 
     Args:
         original: The program as captured.
         compact: The rewritten module; not changed.
-        plan: What was kept of the original's tensors.
+        plan: What was kept of the original's tensors. With an empty one, the compact module has to equal the original.
         seed: Of the random inputs.
         progress: Told what is being run.
+        remake: Makes the rewritten module of the original with other weights, float64; for rewrites whose tensors are
+            not simply the original's, indexed by the plan.
 
     Returns:
         The outcome; call :meth:`Proof.require` to turn a failure into an error.
@@ -120,9 +124,28 @@ def prove(
             return Proof(tuple(trials), vacuous=False)
         progress("the model answers every input alike: proving with random weights too")
         state = random_state(original, generator)
-        _load(candidate, state, plan)
+        if remake is None:
+            _load(candidate, state, plan)
+        else:
+            candidate = remake(in_float64(original, state)).eval()
+        check = _Check(original, candidate, plan, generator, progress)
         more, constant = check.run(MaskedOriginal(original, plan, state), "random")
         return Proof((*trials, *more), vacuous=constant)
+
+
+def in_float64(program: Program, state: Mapping[str, Tensor] | None = None) -> Program:
+    """Return a copy of a program on the CPU in float64, with the tensors that ``state`` gives in place of its own."""
+    root = copy.deepcopy(referenced_tree(program.root, program.graph)).to("cpu").double()
+    if state is not None:
+        _load(root, state, Plan())
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.graph, {}))
+    inputs = tuple(
+        InputSpec(i.name, i.shape, torch.float64 if i.dtype.is_floating_point else i.dtype) for i in program.inputs
+    )
+    wide = Program(graph, root, inputs, program.name, program.notes)
+    infer(wide)
+    return wide
 
 
 @dataclass(frozen=True)

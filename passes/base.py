@@ -12,6 +12,20 @@ from ..compiler.plan import Plan
 from ..compiler.program import Program
 
 
+class Contract(Enum):
+    """What a pass promises about the numbers that its result computes, and how the promise is checked.
+
+    * ``MASKED``: those of its input program in which the removed channels contribute nothing (``compiler.proof``);
+    * ``EXACT``: those of its input program, in evaluation mode and real arithmetic. Such a pass computes in float64 and
+      rounds once, so that running it on the program in float64 shows its algebra, and rounding that its result;
+    * ``APPROXIMATE``: others; how far they are off is measured and reported.
+    """
+
+    MASKED = "masked"
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+
+
 class RemarkKind(Enum):
     """Whether something was done, was refused, or is worth knowing."""
 
@@ -48,6 +62,7 @@ class Pass(ABC):
     """A rewrite of a program. Options are the fields; ``name`` is what pipeline text calls it."""
 
     name: ClassVar[str]
+    contract: ClassVar[Contract] = Contract.EXACT
 
     @abstractmethod
     def run(self, program: Program) -> PassResult:

@@ -30,6 +30,10 @@ class Entry:
 
 PASSES: dict[str, Entry] = {
     "prune": Entry(".prune.prune:Prune", "remove the least important channels, within a budget"),
+    "fold-bn": Entry(".fold_bn:FoldBN", "fold batch norms into the layers next to them, exactly"),
+    "fold-constants": Entry(".fold_constants:FoldConstants", "compute once what depends on no input"),
+    "eliminate-identity": Entry(".eliminate_identity:EliminateIdentity", "remove calls that give back their input"),
+    "eliminate-dead-code": Entry(".eliminate_dead_code:EliminateDeadCode", "remove what no output depends on"),
 }
 
 # Preset name (without its "@") -> pipeline text. The order of a preset's passes is explained by a comment above it.

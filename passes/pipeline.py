@@ -22,15 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of a run: what it was, and what it said."""
+    """One pass of a run: what it was, what it got and made, and what it said."""
 
-    text: str
-    """The pass with its options, as canonical pipeline text."""
-    name: str
+    pass_: Pass
+    before: Program
+    program: Program
     changed: bool
     stats: Mapping[str, int | float]
     remarks: tuple[Remark, ...]
     plan: Plan | None
+
+    @property
+    def text(self) -> str:
+        """The pass with its options, as canonical pipeline text."""
+        return str(spec_of(self.pass_))
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,6 @@ class PipelineResult:
     def remarks(self) -> tuple[Remark, ...]:
         """All remarks, in the order made."""
         return tuple(remark for step in self.steps for remark in step.remarks)
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        """The plans of the passes that removed channels; each refers to the program that its pass was given."""
-        return tuple(step.plan for step in self.steps if step.plan is not None)
 
 
 class PassPipeline:
@@ -94,7 +94,7 @@ class PassPipeline:
         for pass_ in self.passes:
             result = _run_watched(pass_, program, watching)
             steps.append(
-                Step(str(spec_of(pass_)), pass_.name, result.changed, result.stats, result.remarks, result.plan)
+                Step(pass_, program, result.program, result.changed, result.stats, result.remarks, result.plan)
             )
             program = result.program
         return PipelineResult(program, tuple(steps))

@@ -22,7 +22,7 @@ from ...compiler.dependency import ChannelDependencies, ChannelGroup
 from ...compiler.errors import OptionError
 from ...compiler.plan import Kept, Plan, PrunedGroup
 from ...compiler.program import Program
-from ..base import Pass, PassResult, Remark, RemarkKind
+from ..base import Contract, Pass, PassResult, Remark, RemarkKind
 from .budget import TOLERANCE, Budget, meet
 from .criteria import criterion
 from .layers import check_patterns, format_layers, is_frozen, matches, parse_layers, ratio_for
@@ -39,6 +39,7 @@ class Prune(Pass):
     """Remove channels down to a budget. Give exactly one of ``ratio``, ``params``, ``macs`` and ``layers``."""
 
     name: ClassVar[str] = "prune"
+    contract: ClassVar[Contract] = Contract.MASKED
 
     ratio: float | None = None
     """Fraction of the channels of every group (or, with scope=global, of all channels) that is removed."""

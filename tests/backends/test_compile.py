@@ -10,7 +10,7 @@ from torch import nn
 
 import secateur
 from secateur.backends import artefact, weights_file
-from secateur.backends import compile as compiling
+from secateur.backends import checks
 from secateur.backends.report import weights_file_size
 from secateur.compiler import examples, sources
 from secateur.compiler.errors import ArtefactError, OptionError, PipelineSyntaxError, ProofError
@@ -102,7 +102,7 @@ def flat(kept: Kept) -> set[tuple[int, int]]:
 def test_no_proof_on_demand_and_a_failed_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert secateur.compile(Residual(), IMAGE, verify=False).report["verification"] is None
     wrong = Proof((Trial(((2, 3, 8, 8),), 1.0, 1.0),), vacuous=False)
-    monkeypatch.setattr(compiling, "prove", lambda *a, **k: wrong)
+    monkeypatch.setattr(checks, "prove", lambda *a, **k: wrong)
     with pytest.raises(ProofError, match="differs from the masked original by 1"):
         secateur.compile(Residual(), IMAGE)
 

@@ -1,0 +1,136 @@
+"""The proof of a whole pipeline run, stretch by stretch, each as its passes promise (``passes.base.Contract``).
+
+MASKED       out(x) == masked(in)(x)             one plan over all passes of the stretch
+EXACT        P(float64(in))(x) == in(x), and     the algebra of all passes of the stretch, in float64
+             out == round(P(float64(in)))        the result of each, tensor by tensor, bit for bit
+APPROXIMATE  nothing is claimed; |out(x) - in(x)| is measured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..compiler.errors import ProofError
+from ..compiler.plan import Plan
+from ..compiler.program import Program
+from ..compiler.proof import TOLERANCE, Proof, in_float64, prove
+from ..passes.base import Contract
+from ..passes.pipeline import Step
+from .python_source import emitted_state
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found about passes that stand together and promise the same."""
+
+    passes: tuple[str, ...]
+    """As canonical pipeline text."""
+    contract: Contract
+    proof: Proof
+    """Of APPROXIMATE passes: the measured difference, which is no proof."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form stored in reports."""
+        return {"passes": list(self.passes), "contract": self.contract.value, **self.proof.to_json()}
+
+
+def check(
+    original: Program,
+    steps: Sequence[Step],
+    module: nn.Module,
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[Checked, ...]:
+    """Check a run.
+
+    Args:
+        original: The program that the first pass was given.
+        steps: The run.
+        module: What came out in the end, as the user gets it.
+        seed: Of the random inputs.
+        progress: Told what is being run.
+
+    Raises:
+        ProofError: A promise was not kept.
+    """
+    changed = [step for step in steps if step.changed]
+    if not changed:
+        proof = prove(original, module, Plan(), seed=seed, progress=progress).require()
+        return (Checked((), Contract.EXACT, proof),)
+    found: list[Checked] = []
+    for contract, group in groupby(changed, key=lambda step: step.pass_.contract):
+        stretch = tuple(group)
+        result = module if stretch[-1] is changed[-1] else stretch[-1].program.module
+        proof = _CHECKS[contract](stretch, result, seed, progress)
+        found.append(Checked(tuple(step.text for step in stretch), contract, proof))
+    return tuple(found)
+
+
+def summary(found: Iterable[Checked]) -> dict[str, Any]:
+    """Return the ``verification`` of a report: the worst of what is proven, and every stretch."""
+    checked = list(found)
+    proofs = [c.proof for c in checked if c.contract is not Contract.APPROXIMATE]
+    return {
+        "error": max((p.error for p in proofs), default=None),
+        "tolerance": TOLERANCE,
+        "dtype": "float64",
+        "holds": all(p.holds for p in proofs),
+        "vacuous": any(p.vacuous for p in proofs),
+        "stretches": [c.to_json() for c in checked],
+    }
+
+
+def compose(original: Program, steps: Iterable[Step]) -> Plan:
+    """Return one plan for all steps, in terms of the original's tensors."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in original.tensors()}
+    plan: Plan | None = None
+    for step in steps:
+        if step.plan is not None:
+            plan = step.plan if plan is None else plan.then(step.plan, shapes)
+    return plan or Plan()
+
+
+def _masked(steps: Sequence[Step], result: nn.Module, seed: int, progress: Callable[[str], None]) -> Proof:
+    before = steps[0].before
+    return prove(before, result, compose(before, steps), seed=seed, progress=progress).require()
+
+
+def _exact(steps: Sequence[Step], result: nn.Module, seed: int, progress: Callable[[str], None]) -> Proof:
+    def again(program: Program) -> Program:
+        for step in steps:
+            program = step.pass_.run(program).program
+        return program
+
+    for step in steps:
+        made = result if step is steps[-1] else step.program.module
+        _check_rounding(step.pass_.run(in_float64(step.before)).program, made, step.text)
+    wide = in_float64(steps[0].before)
+    rewritten = again(wide)
+    return prove(
+        wide, rewritten.module, Plan(), seed=seed, progress=progress, remake=lambda p: again(p).module
+    ).require()
+
+
+def _check_rounding(wide: Program, result: nn.Module, text: str) -> None:
+    """Compare every tensor of a pass's result with what the same pass makes of the program in float64, rounded."""
+    exact, rounded = emitted_state(wide), result.state_dict()
+    strangers = (wide.module.state_dict().keys() - rounded.keys()) | (rounded.keys() - exact.keys())
+    if strangers:
+        raise ProofError(f"{text}: in float64 the pass makes other tensors ({min(strangers)!r})")
+    for name, tensor in rounded.items():
+        if not torch.equal(tensor.cpu().nan_to_num(), exact[name].to(tensor.dtype).nan_to_num()):
+            raise ProofError(f"{text}: {name!r} is not what the same pass gives in float64, rounded")
+
+
+def _approximate(steps: Sequence[Step], result: nn.Module, seed: int, progress: Callable[[str], None]) -> Proof:
+    return prove(steps[0].before, result, Plan(), seed=seed, progress=progress)
+
+
+_CHECKS = {Contract.MASKED: _masked, Contract.EXACT: _exact, Contract.APPROXIMATE: _approximate}
