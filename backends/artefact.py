@@ -6,6 +6,7 @@ the next run removes it, or puts it back where it was the artefact that a forced
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
@@ -23,7 +24,9 @@ from typing import Any, cast
 from torch import nn
 
 from ..compiler.errors import ArtefactError
+from ..compiler.functional import HELPERS
 from ..compiler.plan import Plan
+from ..compiler.quantized import QUANTIZED
 from . import weights_file
 
 Content = bytes | Callable[[Path], None]
@@ -117,6 +120,7 @@ def load(directory: Path) -> nn.Module:
     try:
         # Compiled here and not imported, which would leave a cache in the directory.
         exec(compile(text, str(source), "exec"), module.__dict__)
+        _recognise_helpers(module, text)
         model = cast(nn.Module, getattr(module, module.__all__[0])())
     except Exception as error:
         del sys.modules[module.__name__]
@@ -136,6 +140,13 @@ def load(directory: Path) -> nn.Module:
             hint="write the artefact again",
         ) from error
     return model.eval()
+
+
+def _recognise_helpers(module: ModuleType, text: str) -> None:
+    """Put our own helpers in the place of the copies that a model.py carries, so that capture knows them again."""
+    for helper in (*HELPERS, *QUANTIZED.values()):
+        if helper.__name__ in vars(module) and inspect.getsource(helper).rstrip() in text:
+            setattr(module, helper.__name__, helper)
 
 
 def read_plan(directory: Path) -> Plan:

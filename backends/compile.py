@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -116,6 +116,7 @@ def compile(
     instruments: Sequence[Instrument] = (),
     progress: Progress = _silent,
     source: Mapping[str, Any] | None = None,
+    data: Iterable[Any] | None = None,
 ) -> Compiled:
     """Compile a model; the model itself is never changed.
 
@@ -130,6 +131,7 @@ def compile(
         instruments: What watches the passes.
         progress: Told, in a few words, what is being done.
         source: Record of where the model comes from (``ModelSource.spec``), for ``secateur verify``.
+        data: Calibration batches for the passes that want some: tensors, or tuples that begin with the inputs.
 
     Returns:
         The compact module with its plan and report; ``save`` writes it.
@@ -139,6 +141,7 @@ def compile(
         ProofError: The result is not equal to the masked original: a bug of secateur.
     """
     passes = PassPipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+    passes = PassPipeline(_equipped(pass_, data, progress) for pass_ in passes.passes)
     timings: dict[str, float] = {}
     original = _captured(model, example_inputs, name, timings, progress)
     with _timed(timings, "passes"):
@@ -167,6 +170,17 @@ def compile(
         timings=timings,
     )
     return Compiled(module, compact, plan, content, original)
+
+
+def _equipped(pass_: Pass, data: Iterable[Any] | None, progress: Progress) -> Pass:
+    """Hand data and progress to a pass that takes them and was given none."""
+    names = {field.name: field for field in fields(pass_)}
+    given: dict[str, Any] = {}
+    if data is not None and "data" in names and getattr(pass_, "data", None) is None:
+        given["data"] = data
+    if "progress" in names and getattr(pass_, "progress", None) is names["progress"].default:
+        given["progress"] = progress
+    return replace(pass_, **given) if given else pass_
 
 
 def _captured(

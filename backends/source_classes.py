@@ -188,7 +188,8 @@ class Classes:
             keywords[argument.name] = SlotExpr(
                 Slot(argument.value, member.path, argument.name, argument.default, channels)
             )
-        return call(name(made.text), keywords=keywords)
+        text = self.names.helper(made.kind) if made.is_helper else f"nn.{made.kind.__name__}"
+        return call(name(text), keywords=keywords)
 
     def _tensors(self, target: ast.expr, member: Member) -> list[ast.stmt]:
         found: list[ast.stmt] = []

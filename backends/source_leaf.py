@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..compiler.errors import CompilerError
+from ..compiler.quantized import QUANTIZED
 from .source_ast import MISSING
 
 CHANNEL_ARGUMENTS = frozenset(
@@ -33,6 +34,8 @@ POSITIONAL = frozenset(
 _PER_DIMENSION = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding", "output_size"})
 """Arguments of which one number means the same number in every dimension."""
 
+_HELPERS = frozenset(QUANTIZED.values())
+
 _PLAIN = frozenset(vars(nn.Module()))
 
 
@@ -47,11 +50,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class Constructor:
-    """A call that makes a layer: the class under ``torch.nn`` and all its arguments, in the order of the signature."""
+    """A call that makes a layer: the class, and all its arguments in the order of the signature."""
 
     kind: type[nn.Module]
-    text: str
-    """How the class is called in the file, ``nn.Conv2d``."""
+    is_helper: bool
+    """Whether it is one of ours, whose source goes along."""
     arguments: tuple[Argument, ...]
 
 
@@ -80,13 +83,14 @@ def constructor(module: nn.Module, path: str) -> Constructor:
         CompilerError: No constructor call of a ``torch.nn`` class makes this layer.
     """
     kind = torch_type(module)
-    if getattr(nn, kind.__name__, None) is not kind:
+    is_helper = kind in _HELPERS
+    if not is_helper and getattr(nn, kind.__name__, None) is not kind:
         raise _inexpressible(module, path, "its class is not one of torch.nn")
     found = _arguments(module, kind)
     problem = _difference(module, kind, found)
     if problem:
         raise _inexpressible(module, path, problem)
-    return Constructor(kind, f"nn.{kind.__name__}", found)
+    return Constructor(kind, is_helper, found)
 
 
 def _inexpressible(module: nn.Module, path: str, why: str) -> CompilerError:
@@ -99,7 +103,8 @@ def _inexpressible(module: nn.Module, path: str, why: str) -> CompilerError:
 
 @cache
 def _signature(kind: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
-    parameters = dict(inspect.signature(kind.__init__).parameters)
+    base = next(k for k in kind.__mro__ if k not in _HELPERS)  # helpers take what the class that they extend takes
+    parameters = dict(inspect.signature(base.__init__).parameters)
     parameters.pop("self", None)
     return parameters
 
@@ -131,7 +136,7 @@ def _value(module: nn.Module, name: str) -> Any:
     if name == "add_bias_kv":
         return getattr(module, "bias_k", None) is not None
     if name == "dtype":
-        own = {p.dtype for p in module.parameters()}
+        own = {p.dtype for p in module.parameters() if p.is_floating_point()}
         return own.pop() if len(own) == 1 and own != {torch.float32} else None
     return getattr(module, name, MISSING)
 

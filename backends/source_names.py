@@ -7,8 +7,9 @@ import builtins
 import inspect
 import math
 import operator
+import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -76,6 +77,11 @@ class Names:
             hint="leave the python file out of what is emitted, or express the function in torch operations",
         )
 
+    def helper(self, kind: type) -> str:
+        """Return what one of our classes is called in the file; its source goes along."""
+        self._copy(kind)
+        return kind.__name__
+
     def named_tuple(self, kind: Any) -> None:
         """Ask for a named tuple's definition."""
         self.require("from collections import namedtuple")
@@ -104,7 +110,7 @@ class Names:
         text = textwrap.dedent(inspect.getsource(function))
         tree = ast.parse(text)
         self._helpers[spelled] = ""  # it may call itself
-        known = getattr(function, "__globals__", {})
+        known = vars(sys.modules[function.__module__])
         for node in ast.walk(tree):
             if isinstance(node, ast.Name) and node.id in known:
                 self._take(node.id, known[node.id])
@@ -128,18 +134,30 @@ class Names:
 
     def imports(self) -> list[str]:
         """Return the import lines, the standard library's first."""
-        torches = sorted((line for line in self._imports if " torch" in line), key=_order)
-        standard = sorted((line for line in self._imports if line not in torches), key=_order)
+        lines = _merged(self._imports)
+        torches = sorted((line for line in lines if " torch" in line), key=_order)
+        standard = sorted((line for line in lines if line not in torches), key=_order)
         return [*standard, "", *torches] if standard else torches
 
     def taken(self) -> set[str]:
         """Return the names that no class of the file may have."""
-        imported = {line.replace(",", " ").split()[-1] for line in self._imports}
+        imported = {word for line in self._imports for word in line.partition("import ")[2].replace(",", " ").split()}
         return {*self._helpers, *imported, "Tensor", "Path"}
 
     def helpers(self) -> list[str]:
         """Return the definitions that go along, in an order in which they can be read."""
         return list(self._helpers.values())
+
+
+def _merged(lines: Iterable[str]) -> list[str]:
+    """Put the names that are imported from one module into one line."""
+    whole = [line for line in lines if not line.startswith("from ")]
+    names: dict[str, set[str]] = {}
+    for line in lines:
+        if line.startswith("from "):
+            module, _, imported = line.removeprefix("from ").partition(" import ")
+            names.setdefault(module, set()).update(name.strip() for name in imported.split(","))
+    return [*whole, *(f"from {module} import {', '.join(sorted(found))}" for module, found in names.items())]
 
 
 def _order(line: str) -> tuple[bool, str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from ..compiler.quantized import QUANTIZED
 from .source_ast import MISSING, WIDTH, Slot, flat, literal, name, render, resolve, slots
 from .source_classes import Block, Class
 from .source_leaf import POSITIONAL
 from .source_parameters import Parameter
 
+_HELPERS = frozenset(kind.__name__ for kind in QUANTIZED.values())
 _LISTED = 4
 """How many places of use a docstring names."""
 
@@ -120,11 +122,11 @@ class _Positional(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
         self.generic_visit(node)
-        layer = (
-            isinstance(node.func, ast.Attribute)
-            and isinstance(node.func.value, ast.Name)
-            and node.func.value.id == "nn"
-        )
+        function = node.func
+        if isinstance(function, ast.Attribute):
+            layer = isinstance(function.value, ast.Name) and function.value.id == "nn"
+        else:
+            layer = isinstance(function, ast.Name) and function.id in _HELPERS
         known = POSITIONAL if layer else {"in_channels", "out_channels", "channels"} if self.is_class(node.func) else ()
         while node.keywords and node.keywords[0].arg in known:
             node.args.append(node.keywords.pop(0).value)

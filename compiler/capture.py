@@ -4,6 +4,7 @@ What differs from plain ``fx.symbolic_trace``:
 
 * ``self.training`` stays live where it is *passed on* (``F.dropout(x, p, self.training)``): it becomes a ``get_attr``
   of the root's own flag. Where Python *branches* on it, evaluation mode is captured, and a note says so.
+* our own helpers stay calls, wherever they are called from: an artefact captured again is what it was.
 * library helpers that a stand-alone module could not import are replaced by our own of the same behaviour.
 * failures name the module and the line of the model's own code.
 """
@@ -25,6 +26,7 @@ from .collection import no_collection
 from .errors import CaptureError, CompilerError
 from .mutation import is_in_place, seen_elsewhere
 from .program import InputSpec, Program, referenced_tree
+from .quantized import QUANTIZED
 from .shapes import infer, is_tensor
 
 TRAINING: Final = "training"
@@ -32,6 +34,8 @@ TRAINING: Final = "training"
 
 _REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
 """Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
+
+_INTEGER_LAYERS: Final = frozenset(QUANTIZED.values())
 
 
 class _TrainingFlag(int):
@@ -70,9 +74,13 @@ class _Tracer(fx.Tracer):
     """
 
     def __init__(self, given: int, *, buffers: bool) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=functional.HELPERS)
         self.given = given
         self.proxy_buffer_attributes = buffers
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Keep layers with integer weights whole, as those of ``torch.nn``."""
+        return type(m) in _INTEGER_LAYERS or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Give inputs that are left out their defaults while tracing, so that ``if mask is None`` sees them."""

@@ -38,5 +38,6 @@ def dequantize_channels(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.to(scale.dtype) * scale.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-for _name in ("stochastic_depth", "quantize", "dequantize", "dequantize_channels"):
-    fx.wrap(_name)
+HELPERS = (stochastic_depth, quantize, dequantize, dequantize_channels)
+for _helper in HELPERS:
+    fx.wrap(_helper.__name__)

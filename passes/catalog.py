@@ -33,6 +33,7 @@ PASSES: dict[str, Entry] = {
     "fold-bn": Entry(".fold_bn:FoldBN", "fold batch norms into the layers next to them, exactly"),
     "fold-constants": Entry(".fold_constants:FoldConstants", "compute once what depends on no input"),
     "eliminate-identity": Entry(".eliminate_identity:EliminateIdentity", "remove calls that give back their input"),
+    "quantize": Entry(".quantize.quantize:Quantize", "quantize weights and activations to int8, after training"),
     "eliminate-dead-code": Entry(".eliminate_dead_code:EliminateDeadCode", "remove what no output depends on"),
 }
 

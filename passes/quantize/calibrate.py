@@ -1,0 +1,171 @@
+"""Calibration: run the program on data and note, tensor by tensor, what values it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from ...compiler.errors import SourceError
+from ...compiler.program import InputSpec, Program
+from .ranges import BINS, Floats, Statistics
+
+Batch = tuple[Tensor, ...]
+Progress = Callable[[str], None]
+
+
+def batches(data: Iterable[Any], inputs: Sequence[InputSpec]) -> list[Batch]:
+    """Read calibration data into memory: tensors, or tuples that begin with the model's inputs (labels may follow).
+
+    Raises:
+        SourceError: There are none, or they are not what the model takes.
+    """
+    found: list[Batch] = []
+    for item in data:
+        parts = item if isinstance(item, (tuple, list)) else (item,)
+        batch = tuple(parts[: len(inputs)])
+        for given, spec in zip(batch, inputs, strict=False):
+            if not isinstance(given, Tensor) or given.ndim != len(spec.shape):
+                got = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+                raise SourceError(
+                    f"calibration data for {spec.name!r} are {got}, not batches of shape {('N', *spec.shape[1:])}",
+                    hint="an iterable of tensors [N, C, H, W], or of (images, labels)",
+                )
+        if len(batch) < len(inputs):
+            raise SourceError(f"calibration data give {len(batch)} inputs, the model takes {len(inputs)}")
+        found.append(tuple(part.detach().cpu() for part in batch))
+    if not found:
+        raise SourceError("there are no calibration data", hint="give at least one batch")
+    return found
+
+
+def generated(inputs: Sequence[InputSpec], seed: int, count: int = 8) -> list[Batch]:
+    """Return normal noise in the shape of the inputs: what calibrates when nothing else is given."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(spec: InputSpec) -> Tensor:
+        if spec.dtype.is_floating_point:
+            return torch.randn(spec.shape, generator=generator)
+        return torch.zeros(spec.shape, dtype=spec.dtype)
+
+    return [tuple(draw(spec) for spec in inputs) for _ in range(count)]
+
+
+def run(
+    program: Program, data: Sequence[Batch], visit: Callable[[fx.Node, Tensor], None], progress: Progress, what: str
+) -> list[Tensor]:
+    """Interpret the program on every batch, showing each tensor to ``visit``; returns the first output of each."""
+    interpreter = _Visiting(program, visit)
+    outputs: list[Tensor] = []
+    flags = [(module, module.training) for module in program.root.modules()]
+    program.root.eval()
+    try:
+        with torch.inference_mode():
+            for number, batch in enumerate(data, start=1):
+                progress(f"{what}: batch {number} of {len(data)}")
+                outputs.append(first_tensor(interpreter.run(*batch)))
+    finally:
+        for module, training in flags:
+            module.training = training
+    return outputs
+
+
+def first_tensor(value: Any) -> Tensor:
+    """Return the first tensor of an output."""
+    while not isinstance(value, Tensor):
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value
+
+
+class _Visiting(fx.Interpreter):
+    def __init__(self, program: Program, visit: Callable[[fx.Node, Tensor], None]) -> None:
+        super().__init__(_Owner(program), graph=program.graph)
+        self.program = program
+        self.visit = visit
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "get_attr":
+            return self.program.attribute(str(n.target))
+        if n.op == "call_module":
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            value = self.program.owner(str(n.target))(*args, **kwargs)
+        else:
+            value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.visit(n, value)
+        return value
+
+
+class _Owner(nn.Module):
+    """What fx.Interpreter wants of a module, without building one."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.graph = program.graph
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What calibration found."""
+
+    statistics: dict[fx.Node, Statistics]
+    means: dict[fx.Node, Tensor]
+    """Channel means over all samples and positions, float64."""
+
+
+@dataclass
+class _Seen:
+    lows: list[float] = field(default_factory=list[float])
+    highs: list[float] = field(default_factory=list[float])
+    counts: Floats = field(default_factory=lambda: np.zeros(0))
+
+
+def observe(
+    program: Program,
+    data: Sequence[Batch],
+    nodes: Collection[fx.Node],
+    histograms: Collection[fx.Node],
+    channels: Mapping[fx.Node, int],
+    progress: Progress,
+) -> Observed:
+    """Run the program on calibration data.
+
+    Args:
+        program: What to run.
+        data: Batches of inputs.
+        nodes: Tensors whose extremes are wanted.
+        histograms: Those of them whose histograms are wanted too, which takes a second run.
+        channels: Tensors whose channel means are wanted -> their channel axis.
+        progress: Told what is being run.
+    """
+    seen = {node: _Seen() for node in nodes}
+    sums: dict[fx.Node, Tensor] = {}
+    sizes = dict.fromkeys(channels, 0)
+
+    def extremes(node: fx.Node, value: Tensor) -> None:
+        if node in seen:
+            low, high = torch.aminmax(value)
+            seen[node].lows.append(float(low))
+            seen[node].highs.append(float(high))
+        if node in channels:
+            flat = value.movedim(channels[node], 0).flatten(1)
+            sums[node] = flat.sum(1, dtype=torch.float64) + sums.get(node, 0.0)
+            sizes[node] += flat.shape[1]
+
+    def histogram(node: fx.Node, value: Tensor) -> None:
+        if node in wanted:
+            found = seen[node]
+            low, high = min(found.lows), max(found.highs)
+            counts = torch.histc(value.float(), BINS, low, high) if high > low else torch.zeros(BINS)
+            found.counts = counts.double().numpy() + (found.counts if len(found.counts) else 0.0)
+
+    run(program, data, extremes, progress, "calibrating")
+    wanted = set(histograms)
+    if wanted:
+        run(program, data, histogram, progress, "calibrating (histograms)")
+    statistics = {node: Statistics(tuple(s.lows), tuple(s.highs), s.counts) for node, s in seen.items()}
+    return Observed(statistics, {node: total / max(sizes[node], 1) for node, total in sums.items()})
