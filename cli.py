@@ -5,29 +5,27 @@ Exit 0: done. 1: a check failed, or secateur has a bug. 2: bad input, in one mes
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
-from pathlib import Path
+from dataclasses import asdict
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-from . import __version__
+from .backends import language
 from .compiler.errors import ArtefactError, CompilerError, InternalError, OptionError, ProofError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from .backends.calibration import Calibration
     from .backends.inputs import ModelInput
     from .passes.instruments import Instrument, TimePasses
-
-FORMATS = ("text", "json", "dot", "graphml", "html", "svg")
-LISTS = ("models", "passes", "criteria", "backends", "presets")
+    from .passes.pipeline import PassPipeline
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,99 +61,17 @@ def _complain(message: str, code: int, debug: bool) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    parser = _parser()
     if not argv:
-        parser.print_help()
+        language.parser().print_help()
         return 0
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        _refuse(unknown[0], arguments)
-    if getattr(arguments, "run", None) is None:
-        raise OptionError("no command is given", hint="secateur --help")
-    return int(arguments.run(arguments))
-
-
-# -- the language
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose complaints are errors like any other."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise OptionError(message, hint=f"{self.prog} --help")
-
-
-def _refuse(word: str, arguments: argparse.Namespace) -> NoReturn:
-    """Complain about a word that belongs to no option."""
-    parser: argparse.ArgumentParser = getattr(arguments, "parser", None) or _parser()
-    if not word.startswith("-"):
-        raise OptionError(f"unexpected argument '{word}'", hint=f"{parser.prog} --help")
-    known = sorted(option for option in parser._option_string_actions if option.startswith("--"))
-    near = get_close_matches(word.partition("=")[0], known, n=3, cutoff=0.5)
-    raise OptionError(f"unknown option '{word}'", hint=" or ".join(near) if near else f"{parser.prog} --help")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="secateur",
-        description="A pruning compiler for PyTorch vision models: traced, analysed, pruned, proven, emitted.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"secateur {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], help_text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help_text, description=f"{help_text}.", allow_abbrev=False)
-        sub.set_defaults(run=run, parser=sub)
-        sub.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-        sub.add_argument("--quiet", action="store_true", help="no progress and no warnings on stderr")
-        return sub
-
-    _add_compile(command("compile", _compile, "Prune a model, prove the result, write it"))
-    sub = command("inspect", _inspect, "Show which channels are coupled, and which must stay")
-    _add_model(sub)
-    sub.add_argument("--format", choices=FORMATS, default="text", help="default: text")
-    sub.add_argument("-o", "--output", metavar="FILE", type=Path, help="write there instead of to stdout")
-    sub = command("explain", _explain, "Say why layers are coupled, or why a layer stays as it is")
-    _add_model(sub, layers=True)
-    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    sub = command("verify", _verify, "Prove an artefact again against its original")
-    sub.add_argument("directory", metavar="DIR", type=Path)
-    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    sub = command("list", _list, "List what there is")
-    sub.add_argument("what", choices=LISTS, metavar="|".join(LISTS))
-    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    return parser
-
-
-def _add_model(sub: argparse.ArgumentParser, *, layers: bool = False) -> None:
-    sub.add_argument("model", metavar="MODEL", help="torchvision name, example, module.path:callable, or artefact DIR")
-    if layers:
-        sub.add_argument("layer", metavar="LAYER")
-        sub.add_argument("other", metavar="LAYER", nargs="?")
-    sub.add_argument("--weights", metavar="none|default|NAME|FILE", help="default: an example's own, else random")
-    sub.add_argument("--input", metavar="1x3x224x224", action="append", default=[], help="shape; once per input")
-    sub.add_argument("--seed", type=int, default=0, help="of random weights and of the proof's inputs")
-
-
-def _add_compile(sub: argparse.ArgumentParser) -> None:
-    _add_model(sub)
-    sub.add_argument("--pipeline", metavar="TEXT|@PRESET", help="default: prune{macs=0.5}")
-    sub.add_argument("--emit", metavar="LIST", default="python", help="python,pt2 (default: python)")
-    sub.add_argument("--json", action="store_true", help="one JSON object on stdout: the report")
-    sub.add_argument("--force", action="store_true", help="replace an artefact that stands at DIR")
-    sub.add_argument("--no-verify", action="store_true", help="skip the proof")
-    sub.add_argument("--print-ir-after-all", action="store_true", help="print the program after each pass, on stderr")
-    sub.add_argument("--dump-dir", metavar="D", type=Path, help="write the program before and after each pass there")
-    sub.add_argument("--time-passes", action="store_true", help="print how long each pass took, on stderr")
-    sub.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the artefact")
+    arguments = language.parse(argv)
+    return _COMMANDS[arguments.command](arguments)
 
 
 # -- commands
 
 
-def _compile(arguments: argparse.Namespace) -> int:
+def _compile(arguments: Namespace) -> int:
     start = perf_counter()
     with _progress(arguments) as progress:
         progress("starting")
@@ -169,6 +85,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         artefact.check_writable(arguments.output, arguments.force)
         instruments, timing = _instruments(arguments, progress)
         model = _model(arguments, progress)
+        data = _calibration(arguments, model, pipeline, progress)
         compiled = compile(
             model.module,
             model.example_inputs(),
@@ -179,6 +96,7 @@ def _compile(arguments: argparse.Namespace) -> int:
             instruments=instruments,
             progress=progress,
             source=model.spec,
+            data=data,
         )
         compiled.save(arguments.output, emit=emit, force=arguments.force, progress=progress)
         report = artefact.read_report(arguments.output)
@@ -197,7 +115,27 @@ def _compile(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _instruments(arguments: argparse.Namespace, progress: _Progress) -> tuple[list[Instrument], TimePasses]:
+def _calibration(
+    arguments: Namespace, model: ModelInput, pipeline: PassPipeline, progress: _Progress
+) -> Calibration | None:
+    """Open what --data names, for the passes that calibrate."""
+    from .backends import calibration
+
+    wanted = calibration.needed_by(pipeline)
+    if arguments.data is None:
+        if wanted:
+            progress.log(
+                f"secateur: {wanted} calibrates on random noise, since no --data are given: expect bad accuracy"
+            )
+        return None
+    found = calibration.open_for(
+        model, arguments.data, preprocess=arguments.preprocess, limit=arguments.images, seed=arguments.seed
+    )
+    progress(f"{found.spec['images']} images of {arguments.data}, {found.spec['preprocess']}")
+    return found
+
+
+def _instruments(arguments: Namespace, progress: _Progress) -> tuple[list[Instrument], TimePasses]:
     from .passes.instruments import DumpEach, PrintAfter, TimePasses
 
     timing = TimePasses()
@@ -209,7 +147,7 @@ def _instruments(arguments: argparse.Namespace, progress: _Progress) -> tuple[li
     return [*found, timing], timing
 
 
-def _inspect(arguments: argparse.Namespace) -> int:
+def _inspect(arguments: Namespace) -> int:
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
         raise OptionError(
             "there is no such directory", where=str(arguments.output.absolute().parent), hint="make it first"
@@ -231,7 +169,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _explain(arguments: argparse.Namespace) -> int:
+def _explain(arguments: Namespace) -> int:
     with _progress(arguments) as progress:
         progress("starting")
         program, dependencies = _analysed(arguments, progress)
@@ -243,7 +181,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _analysed(arguments: argparse.Namespace, progress: _Progress) -> tuple[Any, Any]:
+def _analysed(arguments: Namespace, progress: _Progress) -> tuple[Any, Any]:
     from .compiler.analysis import analyze
     from .compiler.capture import trace
 
@@ -254,7 +192,7 @@ def _analysed(arguments: argparse.Namespace, progress: _Progress) -> tuple[Any, 
     return program, analyze(program)
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(arguments: Namespace) -> int:
     with _progress(arguments) as progress:
         progress("starting")
         from .backends.verify import verify
@@ -269,7 +207,72 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def _evaluate(arguments: Namespace) -> int:
+    with _progress(arguments) as progress:
+        progress("starting")
+        from .backends import calibration, engines
+        from .backends.evaluate import evaluate
+        from .compiler.capture import trace
+
+        engine = engines.get(arguments.backend)
+        model = _model(arguments, progress)
+        images, preprocess = calibration.open_labelled(
+            model,
+            arguments.data,
+            preprocess=arguments.preprocess,
+            limit=arguments.images,
+            seed=arguments.seed,
+            batch_size=arguments.batch,
+        )
+        program = trace(model.module, model.example_inputs(), name=model.class_name)
+        progress(f"building for {arguments.backend}")
+        run = engine.build(program, threads=arguments.threads)
+        found = evaluate(run, images, progress=progress)
+    if arguments.json:
+        _print_json(
+            {
+                "model": arguments.model,
+                "backend": arguments.backend,
+                "data": arguments.data,
+                "preprocess": preprocess,
+                **asdict(found),
+            }
+        )
+        return 0
+    print(f"{arguments.model} on {arguments.backend}: {found}")
+    print(f"  {preprocess}")
+    if found.note:
+        print(f"  {found.note}")
+    return 0
+
+
+def _bench(arguments: Namespace) -> int:
+    with _progress(arguments) as progress:
+        progress("starting")
+        from .backends import bench_candidates
+        from .backends.bench import bench
+        from .backends.bench_table import table
+
+        candidates = bench_candidates.load(
+            arguments.model, weights=arguments.weights, shapes=arguments.input, seed=arguments.seed, progress=progress
+        )
+        report = bench(
+            candidates,
+            backends=arguments.backend,
+            threads=arguments.threads,
+            batch_sizes=arguments.batch,
+            repeats=arguments.repeats,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    if arguments.json:
+        _print_json(report.to_json())
+    else:
+        _show(_console(), table(report))
+    return 0
+
+
+def _list(arguments: Namespace) -> int:
     rows = _rows(arguments.what)
     if arguments.json:
         _print_json({arguments.what: dict(rows)})
@@ -294,9 +297,11 @@ def _rows(what: str) -> list[tuple[str, str]]:
 
         return [(name, meaning) for name, (_, meaning) in CRITERIA.items()]
     if what == "backends":
-        from .backends.catalog import BACKENDS
+        from .backends.catalog import BACKENDS, ENGINES
 
-        return [(name, f"{entry.file}: {entry.summary}") for name, entry in BACKENDS.items()]
+        written = [(name, f"writes {entry.file}: {entry.summary}") for name, entry in BACKENDS.items()]
+        run = [(name, f"runs: {entry.summary}") for name, entry in ENGINES.items()]
+        return sorted([*written, *run])
     from .passes.catalog import PASSES, PRESETS
 
     if what == "presets":
@@ -304,7 +309,7 @@ def _rows(what: str) -> list[tuple[str, str]]:
     return [(name, entry.summary) for name, entry in PASSES.items()]
 
 
-def _model(arguments: argparse.Namespace, progress: _Progress) -> ModelInput:
+def _model(arguments: Namespace, progress: _Progress) -> ModelInput:
     from .backends import inputs
 
     progress(f"loading {arguments.model}")
@@ -314,6 +319,17 @@ def _model(arguments: argparse.Namespace, progress: _Progress) -> ModelInput:
             "secateur: the weights are random (give --weights default or a file): costs are right, outputs are not"
         )
     return model
+
+
+_COMMANDS: Final[dict[str, Callable[[Namespace], int]]] = {
+    "compile": _compile,
+    "inspect": _inspect,
+    "explain": _explain,
+    "verify": _verify,
+    "bench": _bench,
+    "evaluate": _evaluate,
+    "list": _list,
+}
 
 
 # -- talking
@@ -350,7 +366,7 @@ class _Progress:
 
 
 @contextmanager
-def _progress(arguments: argparse.Namespace) -> Generator[_Progress]:
+def _progress(arguments: Namespace) -> Generator[_Progress]:
     console: Console | None = None
     if sys.stderr.isatty():
         from rich.console import Console

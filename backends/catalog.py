@@ -18,11 +18,37 @@ class Entry:
     """What it adds to an artefact."""
     summary: str
     """One line for ``secateur list backends``."""
+    engine: str = ""
+    """The engine of ``ENGINES`` that writes it; empty for what ``Compiled.save`` writes itself."""
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """A row of the table of engines."""
+
+    module: str
+    """Under ``backends/engines``."""
+    attribute: str
+    """The class in it; made without arguments."""
+    summary: str
+    """One line for ``secateur list backends``."""
+    extra: str = ""
+    """The extra of the package that installs it; empty where torch is enough."""
 
 
 BACKENDS: Final[dict[str, Entry]] = {
     "python": Entry("model.py", "readable, stand-alone PyTorch source; loads model.safetensors, needs only torch"),
     "pt2": Entry("model.pt2", "torch.export program, weights included"),
+    "onnx": Entry("model.onnx", "ONNX, compared with torch when written; QDQ when quantized", "onnx"),
+    "openvino": Entry("model.xml", "OpenVINO's own format, with model.bin beside it", "openvino"),
+    "aoti": Entry("model.aoti.pt2", "AOTInductor package: compiled code for processors like this one", "inductor"),
+}
+
+ENGINES: Final[dict[str, EngineEntry]] = {
+    "torch": EngineEntry("torch_eager", "TorchEager", "torch, operator by operator; integers are simulated in float32"),
+    "inductor": EngineEntry("inductor", "Inductor", "torch.compile with frozen weights; needs a C++ compiler"),
+    "onnx": EngineEntry("onnx_runtime", "OnnxRuntime", "ONNX Runtime on the CPU", "onnx"),
+    "openvino": EngineEntry("openvino", "OpenVino", "OpenVINO on the CPU", "openvino"),
 }
 
 

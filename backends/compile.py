@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -22,7 +23,7 @@ from ..passes.base import Pass, PassResult
 from ..passes.instruments import Instrument
 from ..passes.options import spec_of
 from ..passes.pipeline import PassPipeline
-from . import artefact, catalog, report, weights_file
+from . import artefact, catalog, engines, report, weights_file
 from .checks import Checked, check, compose
 
 DEFAULT_PIPELINE: Final = "prune{macs=0.5}"
@@ -89,10 +90,23 @@ class Compiled:
         files["plan.json"] = _json(self.plan.to_json())
         if "pt2" in wanted:
             files["model.pt2"] = lambda path: self._export(path, record, progress)
+        for name in wanted:
+            if catalog.BACKENDS[name].engine:
+                files[catalog.BACKENDS[name].file] = partial(self._emit, name, record, progress)
         # Last, because it tells what happened to the others.
         files["report.json"] = lambda path: _write(path, _json({**record, "files": _sizes(path.parent)}))
         artefact.write(directory, files, force=force)
         return directory
+
+    def _emit(self, name: str, record: dict[str, Any], progress: Progress, path: Path) -> None:
+        """Write an engine's file, and note how far the engine is from torch."""
+        entry = catalog.BACKENDS[name]
+        progress(f"writing {entry.file}")
+        with _timed(record["timings"], name):
+            found = engines.get(entry.engine).emit(self.program, path)
+        record["notes"].extend(found.notes)
+        if found.agreement is not None:
+            record.setdefault("engines", {})[entry.engine] = found.agreement.to_json()
 
     def _export(self, path: Path, record: dict[str, Any], progress: Progress) -> None:
         from .exported import emit_pt2
@@ -131,7 +145,8 @@ def compile(
         instruments: What watches the passes.
         progress: Told, in a few words, what is being done.
         source: Record of where the model comes from (``ModelSource.spec``), for ``secateur verify``.
-        data: Calibration batches for the passes that want some: tensors, or tuples that begin with the inputs.
+        data: Calibration batches for the passes that want some: tensors, or tuples that begin with the inputs. A
+            ``calibration.Calibration`` is recorded, so that ``secateur verify`` finds the images again.
 
     Returns:
         The compact module with its plan and report; ``save`` writes it.
@@ -141,7 +156,7 @@ def compile(
         ProofError: The result is not equal to the masked original: a bug of secateur.
     """
     passes = PassPipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
-    passes = PassPipeline(_equipped(pass_, data, progress) for pass_ in passes.passes)
+    passes = equip(passes, data, progress)
     timings: dict[str, float] = {}
     original = _captured(model, example_inputs, name, timings, progress)
     with _timed(timings, "passes"):
@@ -167,20 +182,25 @@ def compile(
         seed=seed,
         source=source,
         accuracy=measured,
+        data=None if data is None else getattr(data, "spec", {"data": None}),
         timings=timings,
     )
     return Compiled(module, compact, plan, content, original)
 
 
-def _equipped(pass_: Pass, data: Iterable[Any] | None, progress: Progress) -> Pass:
-    """Hand data and progress to a pass that takes them and was given none."""
-    names = {field.name: field for field in fields(pass_)}
-    given: dict[str, Any] = {}
-    if data is not None and "data" in names and getattr(pass_, "data", None) is None:
-        given["data"] = data
-    if "progress" in names and getattr(pass_, "progress", None) is names["progress"].default:
-        given["progress"] = progress
-    return replace(pass_, **given) if given else pass_
+def equip(passes: PassPipeline, data: Iterable[Any] | None, progress: Progress) -> PassPipeline:
+    """Hand data and progress to the passes that take them and were given none."""
+
+    def equipped(pass_: Pass) -> Pass:
+        names = {field.name: field for field in fields(pass_)}
+        given: dict[str, Any] = {}
+        if data is not None and "data" in names and getattr(pass_, "data", None) is None:
+            given["data"] = data
+        if "progress" in names and getattr(pass_, "progress", None) is names["progress"].default:
+            given["progress"] = progress
+        return replace(pass_, **given) if given else pass_
+
+    return PassPipeline(map(equipped, passes.passes))
 
 
 def _captured(

@@ -32,6 +32,7 @@ def build(
     seed: int,
     source: Mapping[str, Any] | None,
     accuracy: Mapping[str, Any] | None,
+    data: Mapping[str, Any] | None,
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
     """Return the content of ``report.json``."""
@@ -46,6 +47,7 @@ def build(
         ],
         "pipeline": pipeline,
         "seed": seed,
+        "data": dict(data) if data is not None else None,
         "before": before,
         "after": after,
         "kept": {name: after[name] / before[name] if before[name] else 1.0 for name in ("params", "macs", "bytes")},

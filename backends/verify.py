@@ -29,7 +29,10 @@ from ..compiler.weights import file_sha256
 from ..passes.base import Contract
 from ..passes.pipeline import PassPipeline
 from . import artefact, weights_file
+from .calibration import Calibration, open_again
 from .checks import Checked, check, compose, summary
+from .compile import equip
+from .python_source import emitted_state
 
 _GATHER: Final = re.compile(r"(.*\.)?gather_\d+")
 """Buffers of positions that pruning adds; the second check covers them."""
@@ -71,14 +74,36 @@ def verify(directory: str | Path, *, progress: Callable[[str], None] = lambda te
     stored = weights_file.read(directory / "model.safetensors")
     if any(pass_.contract is not Contract.MASKED for pass_ in passes.passes):
         progress("running the pipeline again")
-        steps = passes.run(original).steps
-        if compose(original, steps).to_json() != plan.to_json():
+        result = equip(passes, _data(report, directory), progress).run(original)
+        if compose(original, result.steps).to_json() != plan.to_json():
             raise ProofError("plan.json is not what the pipeline keeps of the original", where=str(directory))
-        return Verification(len(stored), check(original, steps, compact, seed=seed, progress=progress))
+        _compare(stored, emitted_state(result.program), directory)
+        return Verification(len(stored), check(original, result.steps, compact, seed=seed, progress=progress))
     progress("comparing the weights")
     tensors = check_weights(stored, original, plan, directory)
     proof = prove(original, compact, plan, seed=seed, progress=progress).require()
     return Verification(tensors, (Checked((text,), Contract.MASKED, proof),))
+
+
+def _data(report: Mapping[str, Any], directory: Path) -> Calibration | None:
+    record = report.get("data")
+    if record is None:
+        return None
+    if record.get("data") is None:
+        raise ArtefactError(
+            "the artefact was calibrated on data that were given in Python, so it cannot be made again from its files",
+            where=str(directory / "report.json"),
+            hint="compile with --data to be able to",
+        )
+    return open_again(record)
+
+
+def _compare(stored: Mapping[str, Tensor], made: Mapping[str, Tensor], where: Path) -> None:
+    if stored.keys() != made.keys():
+        raise ProofError(f"the pipeline makes other tensors: {min(stored.keys() ^ made.keys())!r}", where=str(where))
+    for name, tensor in stored.items():
+        if not _same(tensor, made[name].cpu()):
+            raise ProofError(f"{name!r} is not what the pipeline makes of the original", where=str(where))
 
 
 def _seed(report: Mapping[str, Any]) -> int:

@@ -155,6 +155,8 @@ def trace(
     class_name = re.sub(r"\W", "_", name or type(model).__name__)
     infer(Program(graph, model, specs))
     _make_mutation_explicit(graph, model)
+    for node in graph.nodes:  # else generated code would wrap the helpers again, under whatever names it has for them
+        node.meta.pop("is_wrapped", None)
     eliminate_dead_code(graph, model)
     program = Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes))
     for constant in set(model.__dict__) - own_attributes:  # fx stores literal tensors on the model it traces

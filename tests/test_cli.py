@@ -166,7 +166,7 @@ def test_explain(run: Run) -> None:
         ("models", "digits  (example with weights and data)\nalexnet"),
         ("passes", "prune                remove the least important channels"),
         ("criteria", "l2        Euclidean norm"),
-        ("backends", "pt2     model.pt2: torch.export program"),
+        ("backends", "pt2       writes model.pt2: torch.export program"),
         ("presets", ""),
     ],
 )
@@ -207,7 +207,7 @@ COMPILE = ["compile", "digits", "-o", "out"]
         ([*COMPILE, "--pipeline", "prune{macs=1.5}"], ["macs=1.5 is out of range", "0 < macs <= 1"]),
         ([*COMPILE, "--pipeline", "prune{macs=0.01 min-width=14}"], ["macs=0.01 cannot be reached", "or more"]),
         ([*COMPILE, "--pipeline", "prune{macs=0.5 exclude=cnv1}"], ["exclude names no layer: 'cnv1'", "conv1"]),
-        ([*COMPILE, "--emit", "onnx"], ["there is no backend 'onnx'"]),
+        ([*COMPILE, "--emit", "onxn"], ["there is no backend 'onxn'", "try: one of onnx"]),
         ([*COMPILE, "--pipelin", "x"], ["unknown option '--pipelin'", "--pipeline"]),
         ([*COMPILE, "--seed", "x"], ["argument --seed: invalid int value"]),
         ([*COMPILE, "stray"], ["unexpected argument 'stray'"]),
@@ -321,3 +321,63 @@ def test_the_installed_program() -> None:
     done = subprocess.run([program, "compile", "nothing"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("secateur: the following arguments are required: -o")
+
+
+QUANTIZE = ["--pipeline", "prune{macs=0.8},fold-bn,quantize{observer=minmax}"]
+
+
+def test_quantize_evaluate_bench_and_verify(run: Run) -> None:
+    code, out, err = run("compile", "digits", *QUANTIZE, "--data", "digits", "--images", "128", "-o", "small")
+    assert code == 0, err
+    assert "128 images of digits" in err
+    assert "100.0% of the MACs in int8" in out
+    report = json.loads(Path("small/report.json").read_text())
+    assert report["data"]["images"] == 128
+    assert [s["contract"] for s in report["verification"]["stretches"]] == ["masked", "exact", "approximate"]
+
+    code, out, err = run("verify", "small", "--quiet")
+    assert code == 0, err
+    assert "is proven" in out
+
+    code, out, err = run("evaluate", "small", "--data", "digits", "--quiet", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["top1"] == pytest.approx(report["accuracy"]["after"])
+    assert found["images"] == 450
+
+    code, out, err = run("bench", "small", "--repeats", "2", "--quiet", "--json")
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert [row["candidate"] for row in rows] == ["original", "small"]
+
+    # Somebody who changes one weight is found out.
+    weights = weights_file.read(Path("small/model.safetensors"))
+    save_file({**weights, "conv1.weight": weights["conv1.weight"].flip(0)}, Path("small/model.safetensors"))
+    code, out, err = run("verify", "small", "--quiet")
+    assert code == 1
+    assert "'conv1.weight' is not what the pipeline makes of the original" in err
+
+
+def test_calibrating_on_noise_is_said(run: Run) -> None:
+    code, _, err = run("compile", "digits", *QUANTIZE, "-o", "small", "--no-verify")
+    assert code == 0
+    assert "quantize calibrates on random noise, since no --data are given" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "digits"], "required: --data"),
+        (["evaluate", "digits", "--data", "nowhere"], "nowhere"),
+        (["evaluate", "digits", "--data", "digits", "--backend", "onx"], "there is no engine 'onx'"),
+        (["bench"], "required: DIR|MODEL"),
+        (["bench", "digits", "--threads", "0"], "expected whole numbers with commas between, found '0'"),
+        (["compile", "digits", *QUANTIZE, "--data", "nowhere", "-o", "x"], "nowhere"),
+        (["compile", "digits", *QUANTIZE, "--data", "digits", "--preprocess", "crop=x", "-o", "x"], "crop"),
+    ],
+)
+def test_mistakes_with_data(run: Run, arguments: list[str], message: str) -> None:
+    code, out, err = run(*arguments, "--quiet") if len(arguments) > 1 else run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not Path("x").exists()

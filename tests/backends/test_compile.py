@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import secateur
-from secateur.backends import artefact, weights_file
-from secateur.backends import checks
+from secateur.backends import artefact, checks, weights_file
 from secateur.backends.report import weights_file_size
 from secateur.compiler import examples, sources
 from secateur.compiler.errors import ArtefactError, OptionError, PipelineSyntaxError, ProofError

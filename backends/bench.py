@@ -1,0 +1,323 @@
+"""Latency, measured so that it can be compared: paired and interleaved, warmed up, repeated.
+
+All candidates run in turn, round by round (A B C, B C A, ...), so that whatever the machine does in the meantime hits
+all of them alike. The ratio to the first candidate is taken within each round; its median and quartiles are reported.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from ..compiler.cpu import read_cpu
+from ..compiler.errors import CompilerError, MissingExtraError, OptionError
+from ..compiler.program import Program
+from . import engines
+from .engines.agreement import random_inputs
+from .engines.base import Backend, Engine
+from .engines.lower import is_quantized
+
+REPEATS: Final = 30
+MIN_SECONDS: Final = 1.0
+_WARM_UP_CALLS: Final = 3
+_WARM_UP_SECONDS: Final = 0.1
+_BLOCK: Final = 16
+"""Channels per block of ONNX Runtime's NCHWc layout with AVX-512 (8 with AVX2); others take a slower way around."""
+
+Progress = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What is to be timed. The first one is the original, to which the others are compared."""
+
+    name: str
+    program: Program
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Under which conditions."""
+
+    backend: str
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        """Return the form of notes."""
+        return f"{self.backend}, {self.threads} thread{'s' * (self.threads > 1)}, batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time relative to the first candidate's, round by round; below 1 is faster."""
+
+    median: float
+    lower: float
+    """First quartile."""
+    upper: float
+    """Third quartile."""
+
+    def __str__(self) -> str:
+        """Return the form of notes."""
+        return f"{self.median:.2f} of its time, quartiles {self.lower:.2f} to {self.upper:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate in one setting."""
+
+    setting: Setting
+    candidate: str
+    p50: float
+    """Median, seconds per call (a call is one batch)."""
+    p90: float
+    """Ninth decile, seconds per call."""
+    rounds: int
+    ratio: Ratio | None
+    """``None`` for the first candidate, and where that one did not run."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What did not run, and why."""
+
+    setting: Setting
+    candidate: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What was measured."""
+
+    rows: tuple[Row, ...]
+    refusals: tuple[Refusal, ...]
+    notes: tuple[str, ...]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values; times in milliseconds."""
+        return {
+            "format": 1,
+            "rows": [
+                {
+                    "candidate": row.candidate,
+                    **asdict(row.setting),
+                    "p50_ms": 1e3 * row.p50,
+                    "p90_ms": 1e3 * row.p90,
+                    "rounds": row.rounds,
+                    "ratio": asdict(row.ratio) if row.ratio is not None else None,
+                }
+                for row in self.rows
+            ],
+            "refusals": [{"candidate": r.candidate, **asdict(r.setting), "reason": r.reason} for r in self.refusals],
+            "notes": list(self.notes),
+            "machine": self.machine,
+            "versions": self.versions,
+        }
+
+
+def bench(
+    candidates: Sequence[Candidate],
+    *,
+    backends: Sequence[str] = ("torch",),
+    threads: Sequence[int] = (1,),
+    batch_sizes: Sequence[int] = (1,),
+    repeats: int = REPEATS,
+    min_seconds: float = MIN_SECONDS,
+    seed: int = 0,
+    progress: Progress = _silent,
+    find: Callable[[str], Backend] = engines.get,
+    clock: Callable[[], float] = perf_counter,
+) -> BenchReport:
+    """Time candidates against one another.
+
+    Args:
+        candidates: What to time, the original first; all must take the same inputs. They are held in memory together.
+        backends: Names of engines, see ``catalog.ENGINES``.
+        threads: Numbers of threads to try.
+        batch_sizes: Sizes of axis 0 of all inputs to try.
+        repeats: Rounds at least.
+        min_seconds: Time that the rounds of a setting take at least, all candidates together.
+        seed: Of the inputs, random ones.
+        progress: Told, in a few words, what is being done.
+        find: From a name to an engine.
+        clock: Seconds.
+
+    Returns:
+        Times and ratios; what an engine cannot run is in ``refusals``, with the reason.
+
+    Raises:
+        OptionError: A number is out of range, an engine does not exist, or there is nothing to time.
+        MissingExtraError: An engine is not installed.
+    """
+    _check(candidates, threads, batch_sizes, repeats)
+    rows: list[Row] = []
+    refusals: list[Refusal] = []
+    for backend in [find(name) for name in dict.fromkeys(backends)]:
+        for count in dict.fromkeys(threads):
+            settings = [Setting(backend.name, count, batch) for batch in dict.fromkeys(batch_sizes)]
+            built: list[tuple[Candidate, Engine]] = []
+            for candidate in candidates:
+                progress(f"building {candidate.name} for {backend.name}, {count} thread{'s' * (count > 1)}")
+                try:
+                    built.append((candidate, _build(backend, candidate.program, count)))
+                except _RefusedError as refused:
+                    refusals += [Refusal(setting, candidate.name, str(refused)) for setting in settings]
+            for setting in settings:
+                progress(f"timing {setting}")
+                found, refused = _time(setting, built, candidates[0], repeats, min_seconds, seed, clock)
+                rows += found
+                refusals += refused
+    return BenchReport(
+        tuple(rows),
+        tuple(refusals),
+        tuple(_notes(rows, candidates)),
+        {**read_cpu().to_json(), "system": platform.system()},
+        _versions(backends),
+    )
+
+
+class _RefusedError(Exception):
+    """The engine cannot take the program."""
+
+
+def _check(candidates: Sequence[Candidate], threads: Sequence[int], batch_sizes: Sequence[int], repeats: int) -> None:
+    names = [candidate.name for candidate in candidates]
+    if not names or len(set(names)) < len(names):
+        raise OptionError("bench needs candidates with different names", where=", ".join(names) or None)
+    for option, numbers in (("--threads", threads), ("--batch", batch_sizes), ("--repeats", [repeats])):
+        if not numbers or min(numbers) < 1:
+            raise OptionError("bench needs numbers of at least 1", where=option)
+
+
+def _build(backend: Backend, program: Program, threads: int) -> Engine:
+    found = backend.unsupported(program)
+    if found:
+        raise _RefusedError(f"{found[0].node}: {found[0].reason}")
+    try:
+        return backend.build(program, threads=threads)
+    except MissingExtraError:
+        raise
+    except CompilerError as error:
+        raise _RefusedError(error.what) from error
+
+
+def _time(
+    setting: Setting,
+    built: Sequence[tuple[Candidate, Engine]],
+    first: Candidate,
+    repeats: int,
+    min_seconds: float,
+    seed: int,
+    clock: Callable[[], float],
+) -> tuple[list[Row], list[Refusal]]:
+    refusals: list[Refusal] = []
+    ready: list[tuple[Candidate, Engine, list[torch.Tensor]]] = []
+    for candidate, engine in built:
+        inputs = random_inputs(candidate.program, setting.batch, seed=seed)
+        try:
+            _warm_up(engine, inputs, clock)
+        except CompilerError as error:
+            refusals.append(Refusal(setting, candidate.name, error.what))
+        else:
+            ready.append((candidate, engine, inputs))
+    if not ready:
+        return [], refusals
+    times = _rounds([(engine, inputs) for _, engine, inputs in ready], repeats, min_seconds, clock)
+    base = next((i for i, (candidate, _, _) in enumerate(ready) if candidate is first), None)
+    rows: list[Row] = []
+    for i, (candidate, _, _) in enumerate(ready):
+        ratio = None
+        if base is not None and i != base:
+            quartiles = np.quantile(times[:, i] / times[:, base], (0.25, 0.5, 0.75))
+            ratio = Ratio(float(quartiles[1]), float(quartiles[0]), float(quartiles[2]))
+        p50, p90 = (float(value) for value in np.quantile(times[:, i], (0.5, 0.9)))
+        rows.append(Row(setting, candidate.name, p50, p90, len(times), ratio))
+    return rows, refusals
+
+
+def _warm_up(engine: Engine, inputs: Sequence[torch.Tensor], clock: Callable[[], float]) -> None:
+    engine(*inputs)  # compiles, for as long as it takes
+    start = clock()
+    for _ in range(_WARM_UP_CALLS):
+        engine(*inputs)
+        if clock() - start >= _WARM_UP_SECONDS:
+            break
+
+
+def _rounds(
+    ready: Sequence[tuple[Engine, Sequence[torch.Tensor]]],
+    repeats: int,
+    min_seconds: float,
+    clock: Callable[[], float],
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return seconds per call, [rounds, candidates]."""
+    times: list[list[float]] = []
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        began = clock()
+        while len(times) < repeats or clock() - began < min_seconds:
+            row = [0.0] * len(ready)
+            for place in range(len(ready)):
+                # Another one begins each round: nobody always runs right after the same neighbour's leftovers.
+                i = (place + len(times)) % len(ready)
+                engine, inputs = ready[i]
+                start = clock()
+                engine(*inputs)
+                row[i] = clock() - start
+            times.append(row)
+    finally:
+        if collecting:
+            gc.enable()
+    return np.array(times)
+
+
+def _notes(rows: Sequence[Row], candidates: Sequence[Candidate]) -> list[str]:
+    programs = {candidate.name: candidate.program for candidate in candidates}
+    notes: list[str] = []
+    ragged = False
+    for row in rows:
+        if row.ratio is not None and row.ratio.upper >= 1.0:
+            how = "clearly faster" if row.ratio.median < 1.0 else "faster"
+            notes.append(f"{row.setting}: {row.candidate} is not {how} than {candidates[0].name} ({row.ratio})")
+            ragged |= row.setting.backend == "onnx" and _is_ragged(programs[row.candidate])
+    if ragged:
+        notes.append(
+            f"ONNX Runtime's fast convolutions need widths that are multiples of {_BLOCK}: "
+            f"try prune{{... round-to={_BLOCK}}}"
+        )
+    integers = {name for name, program in programs.items() if is_quantized(program)}
+    simulated = sorted({row.candidate for row in rows if row.setting.backend == "torch"} & integers)
+    if simulated:
+        notes.append(f"torch computes the integers of {', '.join(simulated)} in float32; other engines have kernels")
+    return notes
+
+
+def _is_ragged(program: Program) -> bool:
+    """Tell whether a convolution puts out a number of channels that is no multiple of the block."""
+    return any(tensor.ndim == 4 and tensor.shape[0] % _BLOCK for _, tensor in program.tensors())
+
+
+def _versions(backends: Sequence[str]) -> dict[str, str]:
+    from importlib import metadata
+
+    found: dict[str, str] = {"torch": str(torch.__version__)}
+    for name, package in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+        if name in backends:
+            found[package] = metadata.version(package)
+    return found

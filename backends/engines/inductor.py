@@ -1,0 +1,204 @@
+"""torch.compile on the CPU, weights frozen; and AOTInductor packages, which hold the compiled library.
+
+Integers are spelled with torch's ``quantized_decomposed`` operations, which the compiler matches together with the
+convolution, linear or pooling around them and gives to oneDNN's int8 kernels. A torch without these operations gets the
+arithmetic itself, and computes in float32.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...compiler import functional
+from ...compiler.errors import CompilerError
+from ...compiler.program import Program
+from .agreement import flatten, measure, random_inputs
+from .base import Emission, Engine, Unsupported, first_line, quiet, torch_threads
+from .lower import Site, evaluation_copy, lower
+
+_DECOMPOSED: Final = "torch.ao.quantization.fx._decomposed"
+"""The module that registers the operations; private, and announced to move."""
+
+
+class Inductor:
+    """The engine ``inductor``."""
+
+    name = "inductor"
+
+    def unsupported(self, program: Program) -> list[Unsupported]:
+        """Return nothing: what cannot be compiled shows only when it is tried."""
+        del program
+        return []
+
+    def emit(self, program: Program, path: Path) -> Emission:
+        """Write an AOTInductor package (``.pt2``) for the batch size of the example inputs."""
+        check_compiler()
+        module = lower(program, dialect())
+        inputs = tuple(random_inputs(program))
+        with quiet(), torch.no_grad(), _settings(threads=0):
+            try:
+                exported = torch.export.export(module, inputs)
+                inductor: Any = torch._inductor
+                inductor.aoti_compile_and_package(exported, package_path=str(path))
+            except Exception as error:
+                raise CompilerError(
+                    f"AOTInductor cannot compile the model: {first_line(error)}",
+                    hint="leave aoti out of what is emitted",
+                ) from error
+        found = measure(program, self.load(path, threads=1), evaluation_copy(program))
+        size = program.inputs[0].shape[0] if program.inputs and program.inputs[0].shape else 0
+        return Emission((f"{path.name} takes batches of {size} only, and runs on processors like this one",), found)
+
+    def build(self, program: Program, *, threads: int) -> Engine:
+        """Compile a program; each new input shape is compiled when it is first seen."""
+        check_compiler()
+        return _Compiled(lower(program, dialect()), threads)
+
+    def load(self, path: Path, *, threads: int) -> Engine:
+        """Load an AOTInductor package."""
+        try:
+            with quiet():
+                inductor: Any = torch._inductor
+                package = inductor.aoti_load_package(str(path))
+        except Exception as error:
+            raise CompilerError(f"AOTInductor cannot load the file: {first_line(error)}", where=path.name) from error
+        return _Package(package, threads)
+
+
+def check_compiler() -> None:
+    """Raise if there is no C++ compiler, which inductor's CPU code needs.
+
+    Raises:
+        CompilerError: There is none.
+    """
+    from torch._inductor import cpp_builder
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except Exception as error:
+        raise CompilerError(
+            "torch.compile needs a C++ compiler and finds none", hint="install g++ or clang++, or set CXX to one"
+        ) from error
+
+
+@contextmanager
+def _settings(threads: int) -> Generator[None]:
+    """Inductor's settings while it compiles; ``threads`` 0 leaves the number to whoever runs the code."""
+    from torch._inductor import config
+
+    # Threads are a setting, and so part of the key under which compiled code is cached: the code names their number.
+    more: dict[str, Any] = {"cpp.threads": threads} if threads else {"cpp.dynamic_threads": True}
+    with config.patch(freezing=True, compile_threads=1, **more):
+        yield
+
+
+class _Compiled:
+    """One compilation per input shape, so that sizes are constants to the compiler."""
+
+    def __init__(self, module: nn.Module, threads: int) -> None:
+        self.module, self.threads = module, threads
+        self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        shapes = tuple(tuple(tensor.shape) for tensor in inputs)
+        with torch_threads(self.threads), torch.no_grad():
+            run = self.compiled.get(shapes)
+            try:
+                if run is None:
+                    run = self.compiled[shapes] = self._compile(*inputs)
+                return flatten(run(*inputs))
+            except Exception as error:
+                raise CompilerError(f"torch.compile cannot take the model: {first_line(error)}") from error
+
+    def _compile(self, *inputs: Tensor) -> Any:
+        # A copy of the code for each shape: dynamo gives up on code that it has seen with many.
+        module: Any = self.module
+        fresh = fx.GraphModule(module, module.graph).eval()
+        run = torch.compile(fresh, dynamic=False, fullgraph=True)
+        with quiet(), _settings(self.threads):
+            run(*inputs)
+        return run
+
+
+class _Package:
+    def __init__(self, package: Any, threads: int) -> None:
+        self.package, self.threads = package, threads
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        with torch_threads(self.threads), torch.no_grad():
+            try:
+                return flatten(self.package(*inputs))
+            except Exception as error:
+                raise CompilerError(f"AOTInductor cannot run the model: {first_line(error)}") from error
+
+
+def dialect() -> DecomposedDialect | PlainDialect:
+    """Return the words that this torch's compiler knows."""
+    try:
+        with quiet():
+            importlib.import_module(_DECOMPOSED)
+        ops: Any = torch.ops.quantized_decomposed
+        return DecomposedDialect(
+            ops.quantize_per_tensor.default, ops.dequantize_per_tensor.default, ops.dequantize_per_channel.default
+        )
+    except (ImportError, AttributeError):
+        return PlainDialect()
+
+
+class PlainDialect:
+    """The arithmetic itself: real numbers that happen to be integers."""
+
+    def quantize(self, site: Site, x: fx.Node, scale: float, zero_point: int, dtype: torch.dtype) -> fx.Node:
+        """See :func:`functional.quantize`."""
+        return site.call(functional.quantize, x, scale, zero_point, dtype)
+
+    def dequantize(self, site: Site, q: fx.Node, scale: float, zero_point: int, dtype: torch.dtype) -> fx.Node:
+        """See :func:`functional.dequantize`."""
+        del dtype
+        return site.call(functional.dequantize, q, scale, zero_point)
+
+    def weight(self, site: Site, path: str, layer: nn.Module) -> fx.Node:
+        """See :func:`functional.dequantize_channels`."""
+        del layer
+        return site.call(functional.dequantize_channels, site.read(f"{path}.weight"), site.read(f"{path}.weight_scale"))
+
+    def bias(self, site: Site, path: str, layer: nn.Module, input_scale: float | None) -> fx.Node:
+        """The real bias: oneDNN rounds it by itself."""
+        del layer, input_scale
+        return site.read(f"{path}.bias")
+
+    def global_average_pool(self, site: Site, x: fx.Node) -> fx.Node | None:
+        """Leave the call as it is."""
+        del site, x
+        return None
+
+
+class DecomposedDialect(PlainDialect):
+    """``quantized_decomposed``, in the forms that inductor's x86 patterns are written for."""
+
+    def __init__(self, quantize: Any, dequantize: Any, dequantize_channels: Any) -> None:
+        self._quantize, self._dequantize, self._channels = quantize, dequantize, dequantize_channels
+
+    def quantize(self, site: Site, x: fx.Node, scale: float, zero_point: int, dtype: torch.dtype) -> fx.Node:
+        """``quantize_per_tensor(x, scale, zero_point, min, max, dtype)``."""
+        limits = torch.iinfo(dtype)
+        return site.call(self._quantize, x, scale, zero_point, limits.min, limits.max, dtype)
+
+    def dequantize(self, site: Site, q: fx.Node, scale: float, zero_point: int, dtype: torch.dtype) -> fx.Node:
+        """``dequantize_per_tensor(q, scale, zero_point, min, max, dtype)``."""
+        limits = torch.iinfo(dtype)
+        return site.call(self._dequantize, q, scale, zero_point, limits.min, limits.max, dtype)
+
+    def weight(self, site: Site, path: str, layer: nn.Module) -> fx.Node:
+        """``dequantize_per_channel(weight, scales, zero_points, 0, -128, 127, int8)``."""
+        scale = layer.get_buffer("weight_scale")
+        zeros = site.constant(f"{path}.weight_zero_point", torch.zeros(len(scale), dtype=torch.int64))
+        stored = site.read(f"{path}.weight"), site.read(f"{path}.weight_scale")
+        return site.call(self._channels, *stored, zeros, 0, -128, 127, torch.int8)

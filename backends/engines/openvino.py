@@ -1,0 +1,109 @@
+"""OpenVINO on the CPU: reads the ONNX file, compiles it for each input shape, so many threads, for latency."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ...compiler.errors import CompilerError
+from ...compiler.program import Program
+from . import onnx_export
+from .agreement import measure
+from .base import Emission, Engine, Unsupported, first_line, quiet, require
+from .lower import evaluation_copy
+
+_EXTRA: Final = "openvino"
+
+
+class OpenVino:
+    """The engine ``openvino``."""
+
+    name = "openvino"
+
+    def unsupported(self, program: Program) -> list[Unsupported]:
+        """Return what ONNX, from which it reads, cannot express."""
+        return onnx_export.unsupported(program)
+
+    def emit(self, program: Program, path: Path) -> Emission:
+        """Write OpenVINO's own format: ``path`` (``.xml``), and the weights, as they are, beside it (``.bin``)."""
+        package = require("openvino", _EXTRA)
+        exported = onnx_export.export(program)
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "model.onnx"
+            exported.save(source)
+            model = _read(package, source)
+            with quiet():
+                package.save_model(model, str(path), compress_to_fp16=False)
+        found = measure(program, self.load(path, threads=1), evaluation_copy(program), exported.batch_sizes)
+        notes = tuple(note.replace("model.onnx", path.name) for note in exported.notes)
+        return Emission(notes, found)
+
+    def build(self, program: Program, *, threads: int) -> Engine:
+        """Export a program to ONNX and load that."""
+        require("openvino", _EXTRA)
+        exported = onnx_export.export(program)
+        folder = tempfile.mkdtemp()
+        path = Path(folder) / "model.onnx"
+        try:
+            exported.save(path)
+            engine = _Compiled(path, threads)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        # The file is mapped into memory for as long as the model lives.
+        weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
+        return engine
+
+    def load(self, path: Path, *, threads: int) -> Engine:
+        """Load an ONNX file or one of OpenVINO's own."""
+        return _Compiled(path, threads)
+
+
+def _read(package: Any, path: Path) -> Any:
+    try:
+        with quiet():
+            return package.Core().read_model(str(path))
+    except Exception as error:
+        raise CompilerError(f"OpenVINO cannot read the file: {first_line(error)}", where=path.name) from error
+
+
+class _Compiled:
+    def __init__(self, path: Path, threads: int) -> None:
+        self.package = require("openvino", _EXTRA)
+        self.model = _read(self.package, path)
+        self.threads = threads
+        self.requests: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        shapes = tuple(tuple(tensor.shape) for tensor in inputs)
+        try:
+            request = self.requests.get(shapes)
+            if request is None:
+                request = self.requests[shapes] = self._compile(shapes)
+            request.infer([tensor.detach().contiguous().numpy() for tensor in inputs], share_inputs=True)
+        except CompilerError:
+            raise
+        except Exception as error:
+            raise CompilerError(f"OpenVINO cannot run the model: {first_line(error)}") from error
+        # Copied: the request's own memory is written again by the next call.
+        return [torch.from_numpy(tensor.data.copy()) for tensor in request.output_tensors]
+
+    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        model = self.model.clone()
+        if len(model.inputs) != len(shapes):
+            raise CompilerError(f"the model takes {len(model.inputs)} inputs, not {len(shapes)}")
+        model.reshape({port: self.package.PartialShape(list(s)) for port, s in zip(model.inputs, shapes, strict=True)})
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            # Otherwise it computes in bfloat16 where the processor can, and is compared with others' float32.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        return self.package.Core().compile_model(model, "CPU", settings).create_infer_request()

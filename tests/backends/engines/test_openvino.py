@@ -1,0 +1,49 @@
+"""Programs through OpenVINO give what torch gives, whatever the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.backends.engines.openvino import OpenVino
+from secateur.compiler.errors import CompilerError
+from support.quantized_by_hand import Mixed, quantized
+from support.small import Residual, captured
+
+pytest.importorskip("openvino")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+
+def test_real_numbers() -> None:
+    program = captured(Residual())
+    run = OpenVino().build(program, threads=1)
+    outputs: list[tuple[list[torch.Tensor], torch.Tensor]] = []
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, 8, 8)
+        outputs.append((run(x), program.module(x).detach()))
+    for given, wanted in outputs:  # compared at the end: results must not share the engine's memory
+        torch.testing.assert_close(given, [wanted], atol=1e-5, rtol=1e-4)
+
+
+def test_integers_and_a_file_of_its_own(tmp_path: Path) -> None:
+    program = quantized(Mixed(16), 2, 3, 16, 16)
+    found = OpenVino().emit(program, tmp_path / "model.xml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    assert found.notes == ()
+    assert found.agreement is not None
+    assert found.agreement.relative_error < 0.02
+    # Weights are stored as bytes, not as real numbers.
+    integers = sum(t.numel() for _, t in program.tensors() if t.dtype is torch.int8)
+    assert integers < (tmp_path / "model.bin").stat().st_size < 2 * integers
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_bytes(b"nothing")
+    with pytest.raises(CompilerError, match=r"OpenVINO cannot read the file: .*\n  at: model\.xml"):
+        OpenVino().load(tmp_path / "model.xml", threads=1)
+    with pytest.raises(CompilerError, match="OpenVINO cannot run the model"):
+        OpenVino().build(captured(nn.Linear(3, 2), 1, 3), threads=1)(torch.zeros(1, 4))
