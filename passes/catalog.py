@@ -31,6 +31,9 @@ class Entry:
 PASSES: dict[str, Entry] = {
     "prune": Entry(".prune.prune:Prune", "remove the least important channels, within a budget"),
     "fold-bn": Entry(".fold_bn:FoldBN", "fold batch norms into the layers next to them, exactly"),
+    "eliminate-dead-channels": Entry(
+        ".eliminate_dead_channels:EliminateDeadChannels", "remove channels that are constant or unread, exactly"
+    ),
     "fold-constants": Entry(".fold_constants:FoldConstants", "compute once what depends on no input"),
     "eliminate-identity": Entry(".eliminate_identity:EliminateIdentity", "remove calls that give back their input"),
     "quantize": Entry(".quantize.quantize:Quantize", "quantize weights and activations to int8, after training"),

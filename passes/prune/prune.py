@@ -20,16 +20,16 @@ from ...compiler.collection import no_collection
 from ...compiler.cost import CostModel
 from ...compiler.dependency import ChannelDependencies, ChannelGroup
 from ...compiler.errors import OptionError
-from ...compiler.plan import Kept, Plan, PrunedGroup
 from ...compiler.program import Program
 from ..base import Contract, Pass, PassResult, Remark, RemarkKind
+from ..slicing.plan import plan_of
+from ..slicing.rewrite import rewrite
+from ..slicing.tensors import KeptChannels, slice_tensors
 from .budget import TOLERANCE, Budget, meet
 from .criteria import criterion
 from .layers import check_patterns, format_layers, is_frozen, matches, parse_layers, ratio_for
-from .rewrite import rewrite
 from .scoring import score_classes
 from .selection import Ints, Limits, Selection
-from .slicing import KeptChannels, slice_tensors
 
 Bools = npt.NDArray[np.bool_]
 
@@ -98,7 +98,7 @@ class Prune(Pass):
         kept = KeptChannels(deps, keep)
         tensors, indices = slice_tensors(program, kept)
         remarks = (*_analysis_remarks(deps), *notes)
-        plan = Plan(indices, _kept_norms(deps, kept), _pruned_groups(deps, keep))
+        plan = plan_of(kept, indices)
         if not tensors:
             nothing = Remark(
                 RemarkKind.MISSED, self.name, "", "nothing was pruned: no channel may go within the options"
@@ -157,21 +157,6 @@ class Prune(Pass):
                 reason = f"{', '.join(others[:4])} shrink along: coupled"
                 notes.append(Remark(RemarkKind.NOTE, self.name, group.name, reason))
         return selection.at_ratio(ratios)
-
-
-def _kept_norms(deps: ChannelDependencies, kept: KeptChannels) -> dict[str, Kept]:
-    found: dict[str, Kept] = {}
-    for node, atoms in deps.norms.items():
-        mask = kept.mask(atoms)
-        if mask.all():
-            continue
-        rows = [np.flatnonzero(row).tolist() for row in mask if row.any()] if mask.ndim == 2 else None
-        found[node] = rows if rows is not None else np.flatnonzero(mask).tolist()
-    return found
-
-
-def _pruned_groups(deps: ChannelDependencies, keep: Bools) -> tuple[PrunedGroup, ...]:
-    return tuple(PrunedGroup(g.name, g.layers, g.width, int(keep[g.classes].sum())) for g in deps.groups if g.layers)
 
 
 def _analysis_remarks(deps: ChannelDependencies) -> list[Remark]:

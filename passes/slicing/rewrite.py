@@ -27,7 +27,7 @@ from ...compiler.labels import ChannelLabels
 from ...compiler.ops import normalise, set_parameter
 from ...compiler.program import Program, TensorSpec, place, referenced_tree
 from ...compiler.shapes import concrete, infer_node, set_value, value_of
-from .slicing import KeptChannels, rebuild_modules
+from .tensors import KeptChannels, rebuild_modules
 
 
 def rewrite(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChannels) -> Program:

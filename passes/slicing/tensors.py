@@ -7,7 +7,7 @@ attributes              a Count of what is kept
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class KeptChannels:
 
     def __init__(self, deps: ChannelDependencies, keep: Bools) -> None:
         self.deps = deps
+        self.classes = keep
         self.atoms: Bools = keep[deps.class_of] if len(deps.class_of) else np.empty(0, dtype=np.bool_)
 
     def mask(self, atoms: npt.NDArray[np.int64]) -> Bools:
@@ -45,19 +46,28 @@ class KeptChannels:
         return bool(self.atoms[atoms].all())
 
 
-def slice_tensors(program: Program, kept: KeptChannels) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, Kept]]]:
-    """Return the new tensors (only those that changed) and, per name and axis, the kept indices."""
+def slice_tensors(
+    program: Program, kept: KeptChannels, changed: Mapping[str, torch.Tensor] | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, Kept]]]:
+    """Return the new tensors (only those that changed) and, per name and axis, the kept indices.
+
+    Args:
+        program: Owner of the tensors.
+        kept: Which channels stay.
+        changed: Tensors to take in place of the program's own, at full width; they may be new (a bias).
+    """
+    changed = changed or {}
     uses: dict[str, dict[int, ParamSlice]] = {}
     for use in kept.deps.slices:
         uses.setdefault(use.name, {}).setdefault(use.axis, use)
     made: dict[int, torch.Tensor] = {}
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = dict(changed)
     plan: dict[str, dict[int, Kept]] = {}
     for name, axes in uses.items():
         cut = [use for use in axes.values() if not kept.whole(use.atoms)]
         if not cut:
             continue
-        tensor: torch.Tensor = program.attribute(name)
+        tensor: torch.Tensor = changed[name] if name in changed else program.attribute(name)
         plan[name] = _kept_indices(axes, cut, kept)
         if id(tensor) not in made:
             data = _slice(tensor.detach(), axes, cut, kept)
