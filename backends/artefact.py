@@ -26,7 +26,7 @@ from torch import nn
 from ..compiler.errors import ArtefactError
 from ..compiler.functional import HELPERS
 from ..compiler.plan import Plan
-from ..compiler.quantized import QUANTIZED
+from ..compiler.quantized import FAKE_QUANTIZED, QUANTIZED
 from . import weights_file
 
 Content = bytes | Callable[[Path], None]
@@ -144,7 +144,7 @@ def load(directory: Path) -> nn.Module:
 
 def _recognise_helpers(module: ModuleType, text: str) -> None:
     """Put our own helpers in the place of the copies that a model.py carries, so that capture knows them again."""
-    for helper in (*HELPERS, *QUANTIZED.values()):
+    for helper in (*HELPERS, *QUANTIZED.values(), *FAKE_QUANTIZED.values()):
         if helper.__name__ in vars(module) and inspect.getsource(helper).rstrip() in text:
             setattr(module, helper.__name__, helper)
 

@@ -84,7 +84,7 @@ class Classes:
 
     def _levels(self, scope: Scope, levels: dict[int, list[Scope]]) -> int:
         level = 1 + max((self._levels(inner, levels) for inner in scope.scopes()), default=0)
-        if scope.frame.kind != "Sequential":  # a plain chain is written down where it is used
+        if scope.frame.kind != "Sequential" or not scope.path:  # a plain chain is written down where it is used
             levels.setdefault(level, []).append(scope)
         return level
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..compiler.errors import CompilerError
-from ..compiler.quantized import QUANTIZED
+from ..compiler.quantized import FAKE_QUANTIZED, QUANTIZED
 from .source_ast import MISSING
 
 CHANNEL_ARGUMENTS = frozenset(
@@ -34,7 +34,7 @@ POSITIONAL = frozenset(
 _PER_DIMENSION = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding", "output_size"})
 """Arguments of which one number means the same number in every dimension."""
 
-_HELPERS = frozenset(QUANTIZED.values())
+_HELPERS = frozenset({*QUANTIZED.values(), *FAKE_QUANTIZED.values()})
 
 _PLAIN = frozenset(vars(nn.Module()))
 
@@ -103,8 +103,11 @@ def _inexpressible(module: nn.Module, path: str, why: str) -> CompilerError:
 
 @cache
 def _signature(kind: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
-    base = next(k for k in kind.__mro__ if k not in _HELPERS)  # helpers take what the class that they extend takes
+    base = next(k for k in kind.__mro__ if k not in _HELPERS)
     parameters = dict(inspect.signature(base.__init__).parameters)
+    if base is not kind:  # a helper takes what the class that it extends takes, and what it adds by keyword
+        own = inspect.signature(kind.__init__).parameters
+        parameters |= {name: p for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
     parameters.pop("self", None)
     return parameters
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from ..compiler.quantized import QUANTIZED
+from ..compiler.quantized import FAKE_QUANTIZED, QUANTIZED
 from .source_ast import MISSING, WIDTH, Slot, flat, literal, name, render, resolve, slots
 from .source_classes import Block, Class
 from .source_leaf import POSITIONAL
 from .source_parameters import Parameter
 
-_HELPERS = frozenset(kind.__name__ for kind in QUANTIZED.values())
+_HELPERS = frozenset(kind.__name__ for kind in (*QUANTIZED.values(), *FAKE_QUANTIZED.values()))
 _LISTED = 4
 """How many places of use a docstring names."""
 

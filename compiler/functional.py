@@ -38,6 +38,26 @@ def dequantize_channels(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.to(scale.dtype) * scale.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-HELPERS = (stochastic_depth, quantize, dequantize, dequantize_channels)
+def fake_quantize(input: Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> Tensor:
+    """Return ``dequantize(quantize(x))`` with gradients passed straight through where x is inside the range.
+
+    Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, arXiv 1308.3432; Jacob et al., CVPR
+    2018, section 3.
+    """
+    limits = torch.iinfo(dtype)
+    return torch.fake_quantize_per_tensor_affine(input, scale, zero_point, limits.min, limits.max)
+
+
+def fake_quantize_channels(weight: Tensor, limit: int) -> Tensor:
+    """Return a weight [O, ...] as integers in [-limit, limit] would stand for it, one scale per output channel.
+
+    The scales follow the weight: max |w[o]| / limit. Gradients are passed straight through.
+    """
+    scale = weight.detach().flatten(1).abs().amax(1).clamp_min(1e-30) / limit
+    zeros = torch.zeros(len(scale), dtype=torch.int32, device=weight.device)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -limit, limit)
+
+
+HELPERS = (stochastic_depth, quantize, dequantize, dequantize_channels, fake_quantize, fake_quantize_channels)
 for _helper in HELPERS:
     fx.wrap(_helper.__name__)

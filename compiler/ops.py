@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from . import functional
 from .program import Program
-from .quantized import QUANTIZED
+from .quantized import FAKE_QUANTIZED, QUANTIZED
 
 REQUIRED: Final = object()
 """Default of a parameter that has none."""
@@ -107,7 +107,7 @@ _WORDS: Final[dict[str, str]] = {
         "clamp_max clip reciprocal logit dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
         "feature_dropout stochastic_depth to float double half bfloat16 type_as nan_to_num "
         "zeros_like ones_like empty_like rand_like randn_like full_like requires_grad logical_not isnan isinf positive "
-        "quantize dequantize"
+        "quantize dequantize fake_quantize"
     ),
     "binary": (
         "add sub subtract mul multiply div divide truediv true_divide floordiv floor_divide pow remainder fmod mod "
@@ -251,7 +251,8 @@ def _tables() -> tuple[dict[Any, str], dict[str, str], dict[type, str]]:
         for word in words.split()
         if hasattr(nn, word) or hasattr(nn.modules.linear, word)
     }
-    classes |= {integers: classes[kind] for kind, integers in QUANTIZED.items()}
+    for table in (QUANTIZED, FAKE_QUANTIZED):
+        classes |= {ours: classes[kind] for kind, ours in table.items()}
     return functions, methods, classes
 
 

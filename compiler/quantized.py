@@ -1,4 +1,4 @@
-"""Layers whose weight is stored in integers. Their source is copied into the emitted ``model.py``: torch only.
+"""Layers whose weight is stored in integers, or trained to be. Their source goes into the emitted ``model.py``.
 
     w[o] = weight_scale[o] * weight[o]          weight int8 [O, ...], weight_scale float [O]
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .functional import dequantize_channels
+from .functional import dequantize_channels, fake_quantize_channels
 
 
 def hold_integers(layer: nn.Module) -> None:
@@ -82,6 +82,54 @@ class QuantizedLinear(nn.Linear):
         return F.linear(input, dequantize_channels(self.weight, self.weight_scale), self.bias)
 
 
+class FakeQuantizedConv1d(nn.Conv1d):
+    """``nn.Conv1d`` that computes as if its weight were in [-limit, limit] integers, and trains."""
+
+    def __init__(self, *args: Any, limit: int = 127, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limit = limit
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, I, L] -> [N, O, L']."""
+        return self._conv_forward(input, fake_quantize_channels(self.weight, self.limit), self.bias)
+
+
+class FakeQuantizedConv2d(nn.Conv2d):
+    """``nn.Conv2d`` that computes as if its weight were in [-limit, limit] integers, and trains."""
+
+    def __init__(self, *args: Any, limit: int = 127, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limit = limit
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, I, H, W] -> [N, O, H', W']."""
+        return self._conv_forward(input, fake_quantize_channels(self.weight, self.limit), self.bias)
+
+
+class FakeQuantizedConv3d(nn.Conv3d):
+    """``nn.Conv3d`` that computes as if its weight were in [-limit, limit] integers, and trains."""
+
+    def __init__(self, *args: Any, limit: int = 127, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limit = limit
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, I, D, H, W] -> [N, O, D', H', W']."""
+        return self._conv_forward(input, fake_quantize_channels(self.weight, self.limit), self.bias)
+
+
+class FakeQuantizedLinear(nn.Linear):
+    """``nn.Linear`` that computes as if its weight were in [-limit, limit] integers, and trains."""
+
+    def __init__(self, *args: Any, limit: int = 127, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limit = limit
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., I] -> [..., O]."""
+        return F.linear(input, fake_quantize_channels(self.weight, self.limit), self.bias)
+
+
 QUANTIZED = {
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
@@ -89,3 +137,11 @@ QUANTIZED = {
     nn.Linear: QuantizedLinear,
 }
 """Layer class -> its class with integer weights."""
+
+FAKE_QUANTIZED = {
+    nn.Conv1d: FakeQuantizedConv1d,
+    nn.Conv2d: FakeQuantizedConv2d,
+    nn.Conv3d: FakeQuantizedConv3d,
+    nn.Linear: FakeQuantizedLinear,
+}
+"""Layer class -> its class for quantization-aware training."""

@@ -37,6 +37,7 @@ PASSES: dict[str, Entry] = {
     "fold-constants": Entry(".fold_constants:FoldConstants", "compute once what depends on no input"),
     "eliminate-identity": Entry(".eliminate_identity:EliminateIdentity", "remove calls that give back their input"),
     "quantize": Entry(".quantize.quantize:Quantize", "quantize weights and activations to int8, after training"),
+    "convert": Entry(".quantize.convert:Convert", "after quantization-aware training, make integers"),
     "eliminate-dead-code": Entry(".eliminate_dead_code:EliminateDeadCode", "remove what no output depends on"),
 }
 

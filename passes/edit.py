@@ -15,7 +15,7 @@ from torch import fx, nn
 from ..compiler.capture import eliminate_dead_code
 from ..compiler.ops import Call, normalise
 from ..compiler.program import Program, place, referenced_tree
-from ..compiler.shapes import infer
+from ..compiler.shapes import infer, infer_node
 
 
 class Edit:
@@ -62,6 +62,15 @@ class Edit:
         for name, value in values.items():
             layer._parameters[name] = nn.Parameter(value.to(like.device), requires_grad=like.requires_grad)
         self.set_layer(path, layer)
+
+    def settle(self, made: fx.Node, like: fx.Node) -> fx.Node:
+        """Give a new node its shape, and the block of another node, where a reader will look for it."""
+        stack = dict(like.meta.get("nn_module_stack", {}))
+        if like.op == "call_module":  # the layer itself is no block
+            stack = {key: entry for key, entry in stack.items() if entry[0] != like.target}
+        made.meta = {"nn_module_stack": stack} if stack else {}
+        infer_node(self.program, made)
+        return made
 
     def replace(self, node: fx.Node, by: Any) -> None:
         """Let all readers of a node read another one, and erase it."""

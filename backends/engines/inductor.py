@@ -174,6 +174,11 @@ class PlainDialect:
         del layer, input_scale
         return site.read(f"{path}.bias")
 
+    def number(self, site: Site, value: float) -> fx.Node | None:
+        """Leave the literal as it is."""
+        del site, value
+        return None
+
     def global_average_pool(self, site: Site, x: fx.Node) -> fx.Node | None:
         """Leave the call as it is."""
         del site, x

@@ -77,6 +77,10 @@ class Dialect(Protocol):
         """The bias [O] of the integer layer at ``path``; ``input_scale`` is that of the layer's input, where known."""
         ...
 
+    def number(self, site: Site, value: float) -> fx.Node | None:
+        """A positive number that is added to integers and makes integers again; ``None`` to leave it as it is."""
+        ...
+
     def global_average_pool(self, site: Site, x: fx.Node) -> fx.Node | None:
         """[N, C, H, W] -> [N, C, 1, 1]; ``None`` to leave the call as it is."""
         ...
@@ -121,7 +125,11 @@ def lower(program: Program, dialect: Dialect) -> fx.GraphModule:
             q, scale, zero_point = _arguments(node, ("input", "scale", "zero_point"))
             new = dialect.dequantize(site, q, float(scale), int(zero_point), _integer_type(node, q))
             scales[new] = float(scale)
-        elif _is_global_average(call := normalise(copied, node)):
+        elif _adds_number(call := normalise(copied, node)):
+            number = dialect.number(site, float(call["other"]))
+            if number is not None:
+                node.args = (call.input, number)
+        elif _is_global_average(call):
             new = dialect.global_average_pool(site, call.input)
             if new is not None and len(shape_of(node)) == 2:
                 new = site.call(torch.flatten, new, 1)
@@ -180,6 +188,14 @@ def _scale_of(program: Program, x: Any, scales: Mapping[fx.Node, float]) -> floa
             return None
         x = call.input
     return scales.get(x)
+
+
+def _adds_number(call: Call) -> bool:
+    """Tell whether a call adds a positive literal between dequantize and quantize."""
+    if call.key != "binary" or call.title != "add" or not isinstance(call["other"], float) or call["other"] <= 0:
+        return False
+    users = list(call.node.users)
+    return isinstance(call.input, fx.Node) and bool(users) and all(u.target is functional.quantize for u in users)
 
 
 def _is_global_average(call: Call) -> bool:

@@ -104,6 +104,12 @@ class OnnxDialect:
         zeros = site.constant(f"{name}_zero_point", torch.zeros(len(steps), dtype=torch.int32))
         return site.call(_OPS.dequantize_axis.default, integers, step, zeros, 0)
 
+    def number(self, site: Site, value: float) -> fx.Node:
+        """DequantizeLinear of 255, on the grid on which that is the number: QLinearAdd wants integers on both sides."""
+        scale = float(torch.tensor(value / 255))
+        stored = site.constant(f"number_{self._constants}", torch.tensor([255], dtype=torch.uint8))
+        return self.dequantize(site, stored, scale, 0, torch.uint8)
+
     def global_average_pool(self, site: Site, x: fx.Node) -> fx.Node:
         """GlobalAveragePool."""
         return site.call(_OPS.global_average_pool.default, x)

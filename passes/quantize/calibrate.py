@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,19 +60,26 @@ def run(
     program: Program, data: Sequence[Batch], visit: Callable[[fx.Node, Tensor], None], progress: Progress, what: str
 ) -> list[Tensor]:
     """Interpret the program on every batch, showing each tensor to ``visit``; returns the first output of each."""
-    interpreter = _Visiting(program, visit)
+    interpreter = Visiting(program, visit)
     outputs: list[Tensor] = []
+    with evaluating(program):
+        for number, batch in enumerate(data, start=1):
+            progress(f"{what}: batch {number} of {len(data)}")
+            outputs.append(first_tensor(interpreter.run(*batch)))
+    return outputs
+
+
+@contextmanager
+def evaluating(program: Program) -> Generator[None]:
+    """Put a program's layers in evaluation mode, without gradients; afterwards as they were."""
     flags = [(module, module.training) for module in program.root.modules()]
     program.root.eval()
     try:
-        with torch.inference_mode():
-            for number, batch in enumerate(data, start=1):
-                progress(f"{what}: batch {number} of {len(data)}")
-                outputs.append(first_tensor(interpreter.run(*batch)))
+        with torch.no_grad():
+            yield
     finally:
         for module, training in flags:
             module.training = training
-    return outputs
 
 
 def first_tensor(value: Any) -> Tensor:
@@ -81,13 +89,16 @@ def first_tensor(value: Any) -> Tensor:
     return value
 
 
-class _Visiting(fx.Interpreter):
+class Visiting(fx.Interpreter):
+    """Interprets a program in evaluation, showing every tensor to ``visit``."""
+
     def __init__(self, program: Program, visit: Callable[[fx.Node, Tensor], None]) -> None:
         super().__init__(_Owner(program), graph=program.graph)
         self.program = program
         self.visit = visit
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
         if n.op == "get_attr":
             return self.program.attribute(str(n.target))
         if n.op == "call_module":

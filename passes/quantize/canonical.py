@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from ...compiler.ops import Call
-from ...compiler.shapes import concrete, infer_node, is_tensor, shape_of
+from ...compiler.shapes import concrete, is_tensor, shape_of
 from ..edit import Edit
 
 
@@ -73,14 +73,8 @@ def _depthwise(edit: Edit, call: Call) -> fx.Node | None:
     layer.train(edit.program.root.training)
     edit.set_layer(call.owner, layer)
     made = edit.graph.call_module(call.owner, (call.input,))
-    return _finish(edit, made, call.node)
+    return edit.settle(made, call.node)
 
 
 def _call(edit: Edit, like: fx.Node, function: Any, arguments: tuple[Any, ...]) -> fx.Node:
-    return _finish(edit, edit.graph.call_function(function, arguments), like)
-
-
-def _finish(edit: Edit, made: fx.Node, like: fx.Node) -> fx.Node:
-    made.meta = {k: v for k, v in like.meta.items() if k == "nn_module_stack"}
-    infer_node(edit.program, made)
-    return made
+    return edit.settle(edit.graph.call_function(function, arguments), like)

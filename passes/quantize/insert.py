@@ -18,16 +18,11 @@ import numpy as np
 import torch
 from torch import fx
 
-from ...compiler.functional import dequantize, quantize
+from ...compiler.functional import dequantize, fake_quantize, quantize
 from ...compiler.ops import Call
-from ...compiler.program import place
-from ...compiler.shapes import concrete, infer_node
+from ...compiler.shapes import concrete
 from ..edit import Edit
 from .ranges import Affine
-
-HALF = "one_half"
-_HALF_SCALE = float(np.float32(0.5 / 255))
-
 
 def insert(edit: Edit, ranges: Mapping[fx.Node, Affine]) -> None:
     """Quantize tensors, in graph order."""
@@ -43,12 +38,19 @@ def insert(edit: Edit, ranges: Mapping[fx.Node, Affine]) -> None:
             q = edit.graph.call_function(quantize, (source, affine.scale, affine.zero_point, affine.dtype))
         with edit.graph.inserting_after(q):
             real = edit.graph.call_function(dequantize, (q, affine.scale, affine.zero_point))
-        for made in (q, real):
-            made.meta = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
         node.replace_all_uses_with(real, lambda user, q=q: user is not q)
         for made in (q, real):
-            infer_node(edit.program, made)
+            edit.settle(made, node)
         integers[real] = (q, affine)
+
+
+def insert_fake(edit: Edit, ranges: Mapping[fx.Node, Affine]) -> None:
+    """Let the readers of every tensor read what its integers would stand for, with gradients."""
+    for node, affine in ranges.items():
+        with edit.graph.inserting_after(node):
+            made = edit.graph.call_function(fake_quantize, (node, affine.scale, affine.zero_point, affine.dtype))
+        node.replace_all_uses_with(made, lambda user, made=made: user is not made)
+        edit.settle(made, node)
 
 
 def saturates(call: Call, affine: Affine) -> bool:
@@ -97,16 +99,9 @@ def _behind(node: object, integers: Mapping[fx.Node, tuple[fx.Node, Affine]]) ->
 
 
 def _hard_sigmoid(edit: Edit, node: fx.Node, q: fx.Node, affine: Affine) -> fx.Node:
-    root = edit.program.root
-    if not hasattr(root, HALF):
-        place(root, HALF, torch.tensor([255], dtype=torch.uint8), persistent=True)
     sixth = float(np.float32(affine.scale / 6))
     with edit.graph.inserting_before(node):
-        stored = edit.graph.create_node("get_attr", HALF, (), {})
-        half = edit.graph.call_function(dequantize, (stored, _HALF_SCALE, 0))
         x = edit.graph.call_function(dequantize, (q, sixth, affine.zero_point))
-        total = edit.graph.call_function(torch.add, (x, half))
-    for made in (stored, half, x, total):
-        made.meta = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
-        infer_node(edit.program, made)
-    return total
+        total = edit.graph.call_function(torch.add, (x, 0.5))
+    edit.settle(x, node)
+    return edit.settle(total, node)

@@ -10,9 +10,8 @@ Quantization, arXiv 2106.08295.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,16 +25,19 @@ from ...compiler.program import Program
 from ...compiler.shapes import concrete
 from ..base import Contract, Pass, PassResult, Remark, RemarkKind
 from ..edit import Edit
-from . import calibrate
+from . import calibrate, correction, overrides, sensitivity
 from .canonical import canonicalise
-from .insert import insert
+from .coverage import coverage, difference, refusals
+from .insert import insert, insert_fake
 from .placement import Kind, Placement, channel_axis, decide, describe
 from .ranges import OBSERVERS, WITH_HISTOGRAM, Affine, affine
-from .weights import bias_shift, quantize_weight, quantized_layer
+from .weights import bias_shift, fake_layer, quantize_weight, quantized_layer
 
 NOISE = "no calibration data were given: ranges come from random noise, and accuracy will suffer"
 _DTYPES = {"uint8": torch.uint8, "int8": torch.int8}
 _KNOWN_RANGES = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0)}
+_INFERENCE = "weights and activations are quantized: the result is for inference"
+_TRAINING = "weights and activations are quantized in appearance only, for training: `convert` makes integers of them"
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,25 @@ class Quantize(Pass):
     observer: Literal["minmax", "average", "percentile", "mse", "kl"] = "mse"
     """How the ranges of activations follow from what calibration sees."""
     activations: Literal["uint8", "int8"] = "uint8"
-    """Integers of activations; both are affine."""
+    """Integers of activations; both are affine. Engines for x86 prefer uint8."""
     weight_bits: Literal["auto", "8", "7"] = "auto"
     """7 keeps sums of two products within 16 bits, which CPUs without VNNI need; auto asks this machine."""
-    bias_correction: bool = True
-    """Take the mean shift that rounded weights cause out of the biases."""
-    exclude: tuple[str, ...] = ()
-    """Layers that match stay in float."""
+    bias_correction: Literal["none", "analytic", "calibrated"] = "analytic"
+    """How the mean shift that integers cause is taken out of the biases."""
+    layers: Mapping[str, str] = field(
+        default_factory=dict[str, str],
+        metadata={
+            "parse": overrides.parse_overrides,
+            "format": overrides.format_overrides,
+            "expected": "LAYER:float|7|8|OBSERVER,...",
+        },
+    )
+    """Other settings for single layers."""
+    max_drop: float | None = None
+    """Give the most sensitive layers back to float until at most this fraction of the calibration inputs changes its
+    top-1."""
+    train: bool = False
+    """Fake quantization, for quantization-aware training; ``convert`` ends it."""
     seed: int = 0
     """Of generated calibration inputs."""
     data: Iterable[Any] | None = field(default=None, compare=False, metadata={"text": False})
@@ -65,128 +79,139 @@ class Quantize(Pass):
         default=lambda text: None, compare=False, repr=False, metadata={"text": False}
     )
 
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            OptionError: A value is out of range.
+        """
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise OptionError(f"max-drop={self.max_drop:g} is out of range", hint="a fraction, 0 <= max-drop < 1")
+
     @no_collection()
     def run(self, program: Program) -> PassResult:
         """Quantize; see :class:`~..base.Pass`."""
-        edit = Edit(program)
-        canonicalise(edit)
-        self._check_patterns(edit)
-        placement = decide(edit, self._why_float)
-        remarks = _refusals(edit, placement)
-        if not any(p.kind is Kind.WEIGHTED for p in placement.places.values()):
-            remarks.append(Remark(RemarkKind.MISSED, self.name, "", "nothing was quantized: no layer can be"))
-            return PassResult(program, changed=False, stats={"int8": 0}, remarks=tuple(remarks))
+        notes: list[Remark] = []
         if self.data is None:
             batches = calibrate.generated(program.inputs, self.seed)
-            remarks.append(Remark(RemarkKind.NOTE, self.name, "", NOISE))
+            notes.append(Remark(RemarkKind.NOTE, self.name, "", NOISE))
         else:
             batches = calibrate.batches(self.data, program.inputs)
-        before = calibrate.run(program, batches, lambda node, value: None, self.progress, "running in float")
-        means, ranges = self._calibrate(edit, placement, batches)
-        self._quantize_layers(edit, placement, means)
-        insert(edit, ranges)
-        finished = edit.finish("weights and activations are quantized: the result is for inference")
-        after = calibrate.run(finished, batches, lambda node, value: None, self.progress, "running in int8")
-        stats = {**_coverage(edit, placement), **_difference(before, after)}
-        return PassResult(finished, changed=True, stats=stats, remarks=tuple(remarks))
+        run = _Run(self, program, batches)
+        if not run.layers:
+            nothing = Remark(RemarkKind.MISSED, self.name, "", "nothing was quantized: no layer can be")
+            return PassResult(program, changed=False, stats={"int8": 0}, remarks=(*run.refused, nothing))
+        given_back = self._given_back(program, batches, run)
+        if given_back:
+            run = _Run(self, program, batches, given_back)
+        finished, stats = run.finish()
+        return PassResult(finished, changed=True, stats=stats, remarks=(*run.refused, *notes))
+
+    def _given_back(self, program: Program, batches: list[calibrate.Batch], run: _Run) -> list[str]:
+        """Return the fewest of the most sensitive layers that have to stay in float for ``max_drop`` to hold."""
+        if self.max_drop is None:
+            return []
+        batch = correction.first_samples(batches)
+        ranked = sensitivity.by_noise(run.edit, run.layers, run.ranges, batch, self.limit(""), self.progress)
+        order = [layer for layer, _ in ranked]
+        low, high = 0, len(order)
+        while low < high:  # the smallest number of layers with which the budget holds
+            middle = (low + high) // 2
+            self.progress(f"trying {middle} of {len(order)} layers in float")
+            _, stats = _Run(self, program, batches, order[:middle]).finish()
+            if 1.0 - stats.get("same_top1", 1.0) <= self.max_drop:
+                high = middle
+            else:
+                low = middle + 1
+        return order[:low]
+
+    def limit(self, layer: str) -> int:
+        """Return the largest integer of a layer's weight."""
+        own = overrides.setting(layer, self.layers, overrides.BITS)
+        bits = own or (str(read_cpu().weight_bits) if self.weight_bits == "auto" else self.weight_bits)
+        return (1 << (int(bits) - 1)) - 1
+
+
+class _Run:
+    """One way through: decided and calibrated when made, quantized when finished."""
+
+    def __init__(
+        self, options: Quantize, program: Program, batches: list[calibrate.Batch], given_back: Collection[str] = ()
+    ) -> None:
+        self.options, self.batches, self.given_back = options, batches, given_back
+        self.edit = Edit(program)
+        canonicalise(self.edit)
+        calls = [call for node in self.edit.graph.nodes if (call := self.edit.call(node)) is not None]
+        overrides.check(options.layers, {describe(call) for call in calls})
+        self.placement: Placement = decide(self.edit, self._why_float)
+        self.layers: dict[fx.Node, Call] = {
+            call.node: call
+            for call in calls
+            if call.node in self.placement.places and self.placement.places[call.node].kind is Kind.WEIGHTED
+        }
+        self.refused = refusals(self.edit, self.placement)
+        self.means: dict[fx.Node, Tensor] = {}
+        self.ranges: dict[fx.Node, Affine] = {}
+        if self.layers:
+            self._calibrate()
 
     def _why_float(self, call: Call) -> str | None:
-        pattern = next((p for p in self.exclude if _matches(p, describe(call))), None)
-        return f"exclude={pattern}" if pattern is not None else None
+        if call.owner in self.given_back:
+            return f"among the most sensitive, and max-drop={self.options.max_drop:g} would not hold"
+        own = overrides.setting(describe(call), self.options.layers, (overrides.FLOAT,))
+        return "layers= says so" if own is not None else None
 
-    def _check_patterns(self, edit: Edit) -> None:
-        names = [describe(call) for node in edit.graph.nodes if (call := edit.call(node)) is not None]
-        for pattern in self.exclude:
-            if not any(_matches(pattern, name) for name in names):
-                raise OptionError(f"exclude names no layer: {pattern!r}", hint="`secateur inspect` lists the layers")
-
-    def _limit(self) -> int:
-        bits = read_cpu().weight_bits if self.weight_bits == "auto" else int(self.weight_bits)
-        return (1 << (bits - 1)) - 1
-
-    def _calibrate(
-        self, edit: Edit, placement: Placement, batches: list[calibrate.Batch]
-    ) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, Affine]]:
-        """Return the channel means of what weighted operations read, and how every tensor is quantized."""
-        dtype = _DTYPES[self.activations]
-        own = [node for node, source in placement.tensors.items() if source is None]
-        histograms = own if self.observer in WITH_HISTOGRAM else []
-        readers = {
-            call.input: channel_axis(call)
-            for node in edit.graph.nodes
-            if placement.in_int8(node) and placement.places[node].kind is Kind.WEIGHTED
-            if (call := edit.call(node)) is not None
-        }
-        seen = calibrate.observe(edit.program, batches, own, histograms, readers, self.progress)
-        ranges: dict[fx.Node, Affine] = {}
-        for node, source in placement.tensors.items():
-            call = edit.call(node)
-            known = _KNOWN_RANGES.get(call.title.lower()) if call is not None else None
-            low, high = known or (OBSERVERS[self.observer](seen.statistics[node]) if source is None else (0.0, 0.0))
-            ranges[node] = affine(low, high, dtype) if source is None else ranges[source]
-        return seen.means, ranges
-
-    def _quantize_layers(self, edit: Edit, placement: Placement, means: dict[fx.Node, Tensor]) -> None:
-        limit, done = self._limit(), set[str]()
-        for node, place in placement.places.items():
-            call = edit.call(node)
-            if place.kind is not Kind.WEIGHTED or call is None or call.owner in done:
+    def _calibrate(self) -> None:
+        """Find the channel means of what weighted operations read, and how every tensor is quantized."""
+        own = {node: self._observer(node) for node, source in self.placement.tensors.items() if source is None}
+        histograms = [node for node, observer in own.items() if observer in WITH_HISTOGRAM]
+        readers = {call.input: channel_axis(call) for call in self.layers.values()}
+        seen = calibrate.observe(self.edit.program, self.batches, own, histograms, readers, self.options.progress)
+        self.means = seen.means
+        for node, source in self.placement.tensors.items():
+            if source is not None:
+                self.ranges[node] = self.ranges[source]
                 continue
-            done.add(call.owner)
+            call = self.edit.call(node)
+            known = _KNOWN_RANGES.get(call.title.lower()) if call is not None else None
+            low, high = known or OBSERVERS[own[node]](seen.statistics[node])
+            self.ranges[node] = affine(low, high, _DTYPES[self.options.activations])
+
+    def _observer(self, node: fx.Node) -> str:
+        """Return the observer of a tensor: that of the layer that made it, also through a clipping operation."""
+        call = self.edit.call(node)
+        while call is not None and self.placement.places[call.node].kind is Kind.CLIPPING:
+            call = self.edit.call(call.input)
+        own = overrides.setting(describe(call), self.options.layers, OBSERVERS) if call is not None else None
+        return own or self.options.observer
+
+    def finish(self) -> tuple[Program, dict[str, int | float]]:
+        """Quantize; returns the program and figures about it."""
+        options, silent = self.options, lambda node, value: None
+        covered = coverage(self.edit, self.placement, self.layers.values())
+        calibrated = options.bias_correction == "calibrated" and not options.train
+        sample = correction.first_samples(self.batches)
+        wanted = correction.output_means(self.edit.program, sample) if calibrated else {}
+        before = calibrate.run(self.edit.program, self.batches, silent, options.progress, "running in float")
+        self._quantize_layers()
+        (insert_fake if options.train else insert)(self.edit, self.ranges)
+        finished = self.edit.finish(_TRAINING if options.train else _INFERENCE)
+        if calibrated:
+            correction.correct_biases(finished, sample, wanted)
+        after = calibrate.run(finished, self.batches, silent, options.progress, "running in int8")
+        return finished, {**covered, **difference(before, after)}
+
+    def _quantize_layers(self) -> None:
+        for call in {call.owner: call for call in self.layers.values()}.values():
+            limit = self.options.limit(call.owner)
+            if self.options.train:
+                self.edit.set_layer(call.owner, fake_layer(call.module, limit))
+                continue
             weight, bias = call["weight"], call["bias"]
             integers, scale = quantize_weight(weight, limit)
             corrected: Tensor | None = None
-            if self.bias_correction and not edit.is_shared(call):
+            if self.options.bias_correction == "analytic" and not self.edit.is_shared(call):
                 groups = int(concrete(call.params.get("groups", 1)))
-                shift = bias_shift(weight, integers, scale, means[call.input], groups)
+                shift = bias_shift(weight, integers, scale, self.means[call.input], groups)
                 corrected = -shift if bias is None else bias.detach().double() - shift
-            edit.set_layer(call.owner, quantized_layer(call.module, integers, scale, corrected))
-
-
-def _matches(pattern: str, layer: str) -> bool:
-    return layer == pattern or layer.startswith(pattern + ".") or fnmatchcase(layer, pattern)
-
-
-def _refusals(edit: Edit, placement: Placement) -> list[Remark]:
-    """Say of every operation on real numbers that stays in float why."""
-    found: list[Remark] = []
-    for node, place in placement.places.items():
-        call = edit.call(node)
-        if place.kind is Kind.FLOAT and call is not None and not _trivial(call, placement):
-            found.append(Remark(RemarkKind.MISSED, Quantize.name, describe(call), f"in float: {place.reason}"))
-    return found
-
-
-def _trivial(call: Call, placement: Placement) -> bool:
-    """Tell whether an operation in float is not worth a word: it only moves what is in float anyway."""
-    unreached = placement.places[call.node].reason == "no integers reach it"
-    return unreached and call.key in ("getitem", "flatten", "reshape", "permute")
-
-
-def _coverage(edit: Edit, placement: Placement) -> dict[str, int | float]:
-    from ...compiler.cost import layer_costs
-
-    macs = {cost.layer: 0 for cost in layer_costs(edit.program)}
-    for cost in layer_costs(edit.program):
-        macs[cost.layer] += cost.macs
-    weighted = {
-        describe(call)
-        for node, place in placement.places.items()
-        if place.kind is Kind.WEIGHTED and (call := edit.call(node)) is not None
-    }
-    total = max(sum(macs.values()), 1)
-    return {
-        "int8": sum(p.kind is not Kind.FLOAT for p in placement.places.values()),
-        "float": sum(p.kind is Kind.FLOAT for p in placement.places.values()),
-        "int8_macs": round(sum(count for layer, count in macs.items() if layer in weighted) / total, 4),
-    }
-
-
-def _difference(before: list[Tensor], after: list[Tensor]) -> dict[str, float]:
-    """Compare the outputs on calibration data: signal to noise, and how often the largest logit is the same."""
-    a, b = torch.cat(before).double(), torch.cat(after).double()
-    noise = float((a - b).square().mean())
-    found = {"sqnr_db": round(float(10 * torch.log10(a.square().mean() / max(noise, 1e-30))), 2)}
-    if a.ndim == 2 and a.shape[1] > 1:
-        found["same_top1"] = round(float((a.argmax(1) == b.argmax(1)).double().mean()), 4)
-    return found
+            self.edit.set_layer(call.owner, quantized_layer(call.module, integers, scale, corrected))

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...compiler.quantized import QUANTIZED
+from ...compiler.quantized import FAKE_QUANTIZED, QUANTIZED
+from ..edit import copy_layer
 
 
 def quantize_weight(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
@@ -34,12 +35,18 @@ def bias_shift(weight: Tensor, integers: Tensor, scale: Tensor, mean: Tensor, gr
     return (rows * mean.double().reshape(groups, 1, -1)).sum(2).reshape(-1)
 
 
+def fake_layer(layer: Any, limit: int) -> nn.Module:
+    """Return a layer like ``layer`` that computes as if its weight were quantized, and trains."""
+    made: Any = copy_layer(layer)
+    made.__class__ = FAKE_QUANTIZED[type(layer)]
+    made.limit = limit
+    return made
+
+
 def quantized_layer(layer: Any, integers: Tensor, scale: Tensor, bias: Tensor | None) -> nn.Module:
     """Return a layer like ``layer`` with an int8 weight."""
-    made: Any = object.__new__(QUANTIZED[type(layer)])
-    made.__dict__.update(layer.__dict__)
-    for registry in ("_parameters", "_buffers", "_modules"):
-        made.__dict__[registry] = dict(layer.__dict__[registry])
+    made: Any = copy_layer(layer)
+    made.__class__ = QUANTIZED[type(layer)]
     made._parameters["weight"] = nn.Parameter(integers.to(layer.weight.device), requires_grad=False)
     if bias is not None:
         made._parameters["bias"] = nn.Parameter(bias.to(layer.weight.device, layer.weight.dtype))

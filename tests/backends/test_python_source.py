@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.backends import artefact, weights_file
 from secateur.backends.python_source import emit_source, emitted_state
-from secateur.compiler import functional
+from secateur.compiler import capture, functional
 from support.emitted import IMAGE, assert_equal, check, run_source, trace
 from support.golden import Golden
 
@@ -342,3 +342,15 @@ def test_names_of_places_are_no_obstacle() -> None:
             return self.load["a-b"](getattr(self, "block-0")(input)) * 2.0
 
     check(trace(nn.Sequential(nn.Sequential(Odd())), IMAGE, name="3d model"))
+
+
+def test_a_model_that_is_a_plain_sequence() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    program = capture.trace(module, torch.zeros(1, 3, 8, 8))
+    assert program.name == "Sequential"
+    space: dict[str, Any] = {"__name__": "emitted"}
+    exec(emit_source(program), space)
+    model = space["Sequential"]()
+    model.load_state_dict(module.state_dict())
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(model(x), module(x))

@@ -166,12 +166,18 @@ def test_canonical_forms_are_equal() -> None:
     torch.testing.assert_close(rewritten(x), module(x), rtol=1e-12, atol=1e-12)
 
 
-def test_excluded_layers_stay_in_float_and_unknown_names_are_refused() -> None:
-    result = quantized(Net(Apply("F.relu(self.other(x))")), exclude=("middle.*",))
+def test_single_layers_may_have_settings_of_their_own() -> None:
+    module = Net(Apply("F.relu(self.other(x))"))
+    result = quantized(module, layers={"middle.*": "float", "conv": "7"})
     assert type(result.program.owner("middle.other")) is nn.Conv2d
-    assert missed(result)["middle.other"] == "in float: exclude=middle.*"
-    with pytest.raises(OptionError, match="exclude names no layer: 'nope'"):
-        quantized(Net(), exclude=("nope",))
+    assert missed(result)["middle.other"] == "in float: layers= says so"
+    layer = result.program.owner("conv")
+    assert isinstance(layer, QuantizedConv2d)
+    assert int(layer.weight.abs().max()) == 63
+    wide, narrow = (quantized(module, layers={"conv": o}, observer="minmax") for o in ("minmax", "average"))
+    assert scales_at(wide.program, quantize) - scales_at(narrow.program, quantize)
+    with pytest.raises(OptionError, match="layers names no layer: 'nope'"):
+        quantized(Net(), layers={"nope": "float"})
 
 
 def test_seven_bits_stay_within_63() -> None:
@@ -183,13 +189,61 @@ def test_seven_bits_stay_within_63() -> None:
 def test_bias_correction_takes_out_the_mean_shift() -> None:
     torch.manual_seed(3)
     module = Net()
-    plain, corrected = (quantized(module, bias_correction=on, weight_bits="7") for on in (False, True))
+    plain, corrected = (quantized(module, bias_correction=how, weight_bits="7") for how in ("none", "analytic"))
     x = torch.cat([torch.randn(IMAGE, generator=torch.Generator().manual_seed(1)) for _ in range(4)])
     shifts: list[float] = []
     for result in (plain, corrected):
         layer = result.program.owner("conv")
         shifts.append((layer(x) - module.conv(x)).mean((0, 2, 3)).abs().max().item())
     assert shifts[1] < 0.5 * shifts[0]
+
+
+def test_calibrated_bias_correction_evens_out_the_means_of_every_layer() -> None:
+    module = lively(Net(Apply("F.relu(self.other(F.relu(x)))")))
+    images = torch.cat([torch.randn(IMAGE, generator=torch.Generator().manual_seed(1)) for _ in range(4)])
+    shifts: dict[str, float] = {}
+    for how in ("none", "calibrated"):
+        result = Quantize(data=[images], weight_bits="7", bias_correction=how).run(trace(module, images[:2]))
+        means = [_mean_of_last_layer(m.eval(), images) for m in (module, result.program.module)]
+        shifts[how] = (means[0] - means[1]).abs().max().item()
+    assert shifts["calibrated"] < 1e-5
+    assert shifts["none"] > 10 * shifts["calibrated"]
+
+
+def _mean_of_last_layer(module: nn.Module, images: Tensor) -> Tensor:
+    found: list[Tensor] = []
+    handle = module.get_submodule("fc").register_forward_hook(lambda m, i, o: found.append(o.mean(0)))
+    with torch.no_grad():
+        module(images)
+    handle.remove()
+    return found[0]
+
+
+def test_max_drop_gives_the_most_sensitive_layers_back_to_float() -> None:
+    class Touchy(Net):
+        """One layer has a channel a thousand times the others: int8 loses all of the others."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    module = Touchy(Apply("F.relu(self.other(F.relu(x)))"))
+    other = module.get_submodule("middle.other")
+    assert isinstance(other, nn.Conv2d)
+    with torch.no_grad():
+        other.weight[:, 0] *= 1000
+        module.conv.weight[0] /= 1000
+        assert module.conv.bias is not None
+        module.conv.bias[0] /= 1000
+        module.fc.bias.zero_()
+    strict, loose = (quantized(module, max_drop=drop) for drop in (0.0, 0.9))
+    assert strict.stats["same_top1"] == 1.0
+    assert "among the most sensitive" in missed(strict)["middle.other"]
+    assert missed(loose) == {}
+
+
+def test_an_impossible_max_drop_is_refused() -> None:
+    with pytest.raises(OptionError, match="max-drop=2 is out of range"):
+        Quantize(max_drop=2.0)
 
 
 def test_without_data_it_says_so() -> None:
