@@ -53,7 +53,8 @@ def seen_elsewhere(node: fx.Node, root: nn.Module) -> list[fx.Node]:
             apart = is_ancestor and user not in path and _is_tuple(view)  # pieces of a split share nothing
             if user is not node and user < node and _viewed(user, root) is view and not apart:
                 stack.append((user, user in path))
-    return [view for view in found if not _is_tuple(view)]
+    # Of the pieces that the target is one of, the others share nothing with it; pieces of the target itself do.
+    return [view for view in found if not (_is_tuple(view) and view in path)]
 
 
 def _viewed(node: fx.Node, root: nn.Module) -> fx.Node | None:

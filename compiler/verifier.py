@@ -170,13 +170,16 @@ def _check_nothing_unused(program: Program) -> None:
     """A user's model may own more than the graph names; a plain container that a pass filled may not."""
     if type(program.root) is not nn.Module:
         return
-    used = {str(node.target) for node in program.graph.nodes if node.op in ("call_module", "get_attr")}
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_module"}
+    used = called | {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
     prefixes = {path[:i] for path in used for i in range(len(path)) if path[i] == "."} | {""}
     for path, module in program.root.named_modules(remove_duplicate=False):
+        if path in called or any(path.startswith(f"{leaf}.") for leaf in called):
+            continue
         if path in prefixes:
             names = [*module._parameters, *module._buffers]
             unused = [n for n in names if f"{path}.{n}".lstrip(".") not in used]
             if unused:
                 raise InternalError(f"the graph does not use the tensor {f'{path}.{unused[0]}'.lstrip('.')!r}")
-        elif path not in used and not any(path.startswith(f"{leaf}.") for leaf in used):
+        else:
             raise InternalError(f"the graph does not use the module {path!r}")

@@ -24,6 +24,7 @@ from ...compiler.shapes import concrete
 from ..edit import Edit
 from .ranges import Affine
 
+
 def insert(edit: Edit, ranges: Mapping[fx.Node, Affine]) -> None:
     """Quantize tensors, in graph order."""
     integers: dict[fx.Node, tuple[fx.Node, Affine]] = {}

@@ -154,3 +154,26 @@ def test_a_captured_module_can_be_captured_again() -> None:
         again = trace(first.module, ZOO["dropout"].examples())
     assert names(again) == names(first)
     assert again.notes == ()
+
+
+class SplitThenChange(nn.Module):
+    """Pieces of a tensor see what happens to it afterwards; a piece does not see what happens to another."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 1.5
+        pieces = x.chunk(2, 1)
+        (x if self.whole else pieces[0]).add_(1)
+        return pieces[1] + 0.5
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_pieces_of_a_tensor_that_is_changed_in_place(whole: bool) -> None:
+    module = SplitThenChange(whole)
+    x = torch.randn(2, 4, 3)
+    program = trace(module, x)
+    assert torch.equal(program.module(x.clone()), module(x.clone()))
+    assert any("add_" in str(node.target) for node in program.graph.nodes) == whole
