@@ -75,12 +75,15 @@ def _compile(arguments: Namespace) -> int:
     start = perf_counter()
     with _progress(arguments) as progress:
         progress("starting")
-        from .backends import artefact, catalog
+        from .backends import artefact, catalog, engines
         from .backends.compile import DEFAULT_PIPELINE, compile
         from .passes.pipeline import PassPipeline
 
         text = DEFAULT_PIPELINE if arguments.pipeline is None else arguments.pipeline
         emit = catalog.check([name for name in arguments.emit.split(",") if name])
+        for name in emit:
+            if catalog.BACKENDS[name].engine:
+                engines.get(catalog.BACKENDS[name].engine)  # complains now about what is not installed
         pipeline = PassPipeline.parse(text)
         artefact.check_writable(arguments.output, arguments.force)
         instruments, timing = _instruments(arguments, progress)

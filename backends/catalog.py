@@ -34,6 +34,8 @@ class EngineEntry:
     """One line for ``secateur list backends``."""
     extra: str = ""
     """The extra of the package that installs it; empty where torch is enough."""
+    packages: tuple[str, ...] = ()
+    """What has to be importable."""
 
 
 BACKENDS: Final[dict[str, Entry]] = {
@@ -44,11 +46,13 @@ BACKENDS: Final[dict[str, Entry]] = {
     "aoti": Entry("model.aoti.pt2", "AOTInductor package: compiled code for processors like this one", "inductor"),
 }
 
+_ONNX: Final = ("onnx", "onnxscript", "onnxruntime")
+
 ENGINES: Final[dict[str, EngineEntry]] = {
     "torch": EngineEntry("torch_eager", "TorchEager", "torch, operator by operator; integers are simulated in float32"),
     "inductor": EngineEntry("inductor", "Inductor", "torch.compile with frozen weights; needs a C++ compiler"),
-    "onnx": EngineEntry("onnx_runtime", "OnnxRuntime", "ONNX Runtime on the CPU", "onnx"),
-    "openvino": EngineEntry("openvino", "OpenVino", "OpenVINO on the CPU", "openvino"),
+    "onnx": EngineEntry("onnx_runtime", "OnnxRuntime", "ONNX Runtime on the CPU", "onnx", _ONNX),
+    "openvino": EngineEntry("openvino", "OpenVino", "OpenVINO on the CPU", "openvino", ("openvino", *_ONNX)),
 }
 
 

@@ -8,6 +8,7 @@ results/bad_input.json and results/bad_input.md.
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from common import RESULTS, describe, header, write_results
+from PIL import Image
 from safetensors.torch import save_file
 
 LOOPS = """
@@ -35,6 +37,8 @@ def untraceable():
     return Loops()
 """
 
+QUANTIZE = ("--pipeline", "quantize")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -44,6 +48,9 @@ class Case:
     arguments: Sequence[str]
     file_limit: int | None = None
     """Bytes that a file may grow to: what a full disk does to the file being written."""
+    command: str = "compile"
+    without: str = ""
+    """A package that cannot be imported."""
 
 
 CASES = (
@@ -64,6 +71,18 @@ CASES = (
     Case("output folder exists", ["digits", "-o", "taken"]),
     Case("disk full half way", ["digits"], file_limit=100_000),
     Case("an untraceable model", ["loops:untraceable", "--input", "1x3x8x8"]),
+    Case("no data to measure accuracy on", ["digits"], command="evaluate"),
+    Case("data that are not there", ["digits", *QUANTIZE, "--data", "nowhere"]),
+    Case("a folder without images", ["resnet18", *QUANTIZE, "--data", "taken"]),
+    Case("an image that does not decode", ["resnet18", *QUANTIZE, "--data", "images"]),
+    Case("images without classes, where they are needed", ["resnet18", "--data", "flat"], command="evaluate"),
+    Case("bad preprocessing text", ["resnet18", *QUANTIZE, "--data", "flat", "--preprocess", "crop=big"]),
+    Case("a missing extra", ["digits", "--emit", "python,onnx"], without="onnxscript"),
+    Case("a missing extra, for an engine", ["digits", "--backend", "openvino"], command="bench", without="openvino"),
+    Case("an unknown engine", ["digits", "--backend", "tensorrt"], command="bench"),
+    Case("settings for a layer that does not exist", ["digits", "--pipeline", "quantize{layers=conv9:float}"]),
+    Case("a drop out of range", ["digits", "--pipeline", "quantize{max-drop=2}"]),
+    Case("an observer that does not exist", ["digits", "--pipeline", "quantize{observer=median}"]),
 )
 
 
@@ -75,6 +94,14 @@ def prepare(folder: Path) -> None:
     (folder / "loops.py").write_text(LOOPS, "utf-8")
     (folder / "taken").mkdir()
     (folder / "taken" / "thesis.txt").write_text("precious", "utf-8")
+    for place in ("images/cat", "images/dog", "flat"):
+        (folder / place).mkdir(parents=True)
+        Image.new("RGB", (300, 280)).save(folder / place / "0.png")
+    (folder / "images" / "dog" / "1.jpg").write_bytes(b"no image at all")
+    for package in {case.without for case in CASES if case.without}:
+        (folder / "without" / package).mkdir(parents=True)
+        hidden = f"raise ModuleNotFoundError(name={package!r})"
+        (folder / "without" / package / f"{package}.py").write_text(hidden, "utf-8")
 
 
 class _Evil:
@@ -84,8 +111,11 @@ class _Evil:
 
 def run(case: Case, folder: Path) -> dict[str, object]:
     """Run one case; tell what it said and whether anything was left behind."""
-    output = [] if "-o" in case.arguments else ["-o", "out"]
-    command = ["compile", *case.arguments, *output, "--quiet"]
+    output = [] if "-o" in case.arguments or case.command != "compile" else ["-o", "out"]
+    command = [case.command, *case.arguments, *output, "--quiet"]
+    environment = dict(os.environ)
+    if case.without:
+        environment["PYTHONPATH"] = str(folder / "without" / case.without)
     before = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if "__pycache__" not in p.parts)
 
     def limit() -> None:
@@ -93,7 +123,12 @@ def run(case: Case, folder: Path) -> dict[str, object]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (case.file_limit, case.file_limit))
 
     done = subprocess.run(
-        [sys.executable, "-m", "secateur", *command], cwd=folder, capture_output=True, text=True, preexec_fn=limit
+        [sys.executable, "-m", "secateur", *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
     )
     after = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if "__pycache__" not in p.parts)
     clean = before == after and not done.stdout and "Traceback" not in done.stderr
