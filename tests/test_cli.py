@@ -164,7 +164,7 @@ def test_explain(run: Run) -> None:
     ("what", "text"),
     [
         ("models", "digits  (example with weights and data)\nalexnet"),
-        ("passes", "prune                remove the least important channels"),
+        ("passes", " remove the least important channels, within a budget\nfold-bn "),
         ("criteria", "l2        Euclidean norm"),
         ("backends", "pt2       writes model.pt2: torch.export program"),
         ("presets", ""),

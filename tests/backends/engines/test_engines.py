@@ -22,7 +22,7 @@ def test_every_file_is_written_by_an_engine_that_exists() -> None:
 def test_unknown_names_come_with_near_ones() -> None:
     with pytest.raises(OptionError, match="there is no engine 'openvin'") as error:
         engines.get("openvin")
-    assert error.value.hint == "one of openvino"
+    assert error.value.hint == "one of openvino, onnx"
 
 
 @pytest.mark.parametrize("name", [name for name, row in ENGINES.items() if row.packages])
