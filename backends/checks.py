@@ -22,7 +22,7 @@ from ..compiler.program import Program
 from ..compiler.proof import TOLERANCE, Proof, in_float64, prove
 from ..passes.base import Contract
 from ..passes.pipeline import Step
-from .python_source import emitted_state
+from .source.emit import emitted_state
 
 
 @dataclass(frozen=True)

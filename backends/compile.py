@@ -73,7 +73,7 @@ class Compiled:
             ArtefactError: The directory exists, or cannot be written.
             CompilerError: A backend cannot express the model.
         """
-        from .python_source import emit_source, emitted_state
+        from .source.emit import emit_source, emitted_state
 
         wanted = catalog.check(emit)
         directory = Path(directory)

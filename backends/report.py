@@ -106,7 +106,7 @@ def weights_file_size(program: Program) -> int:
 
 
 def _stored(program: Program) -> Iterable[tuple[str, torch.Tensor]]:
-    """The tensors that the weights file holds: see ``python_source.emitted_state``."""
+    """The tensors that the weights file holds: see ``source.emit.emitted_state``."""
     read = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
     for name, tensor in program.tensors():
         if name in read or isinstance(tensor, nn.Parameter) or is_persistent(program.root, name):

@@ -32,7 +32,7 @@ from . import artefact, weights_file
 from .calibration import Calibration, open_again
 from .checks import Checked, check, compose, summary
 from .compile import equip
-from .python_source import emitted_state
+from .source.emit import emitted_state
 
 _GATHER: Final = re.compile(r"(.*\.)?gather_\d+")
 """Buffers of positions that pruning adds; the second check covers them."""

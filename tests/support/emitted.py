@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from secateur.backends.python_source import emit_source, emitted_state
+from secateur.backends.source.emit import emit_source, emitted_state
 from secateur.compiler.program import InputSpec, Program
 
 IMAGE = (2, 3, 16, 16)

@@ -46,7 +46,7 @@ def test_the_emitted_file_trains_too(tmp_path_factory: object) -> None:
     del tmp_path_factory
     program = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval(), torch.zeros(1, 3, 8, 8))
     fake = Quantize(train=True, weight_bits="8", data=[torch.randn(4, 3, 8, 8)]).run(program).program
-    from secateur.backends.python_source import emit_source
+    from secateur.backends.source.emit import emit_source
 
     space: dict[str, object] = {"__name__": "emitted"}
     exec(emit_source(fake), space)

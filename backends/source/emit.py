@@ -1,9 +1,9 @@
 """The emitted ``model.py``: a program as readable, stand-alone Python that needs only torch.
 
-    source_tree        which nodes belong to which block        source_leaf        constructor calls of torch.nn layers
-    source_members     which modules a block owns               source_parameters  constructor parameters of a class
-    source_forward     the forward of a block                   source_names       functions, imports, helpers
-    source_classes     blocks become classes                    source_ast         literals, slots, layout
+    tree        which nodes belong to which block        leaf        constructor calls of torch.nn layers
+    members     which modules a block owns               parameters  constructor parameters of a class
+    forward     the forward of a block                   names       functions, imports, helpers
+    classes     blocks become classes                    syntax      literals, slots, layout
 
 Every block is a class if it can be one; where it cannot (called twice in two ways, torn apart, weights shared across
 blocks), the emitter starts again with that block dissolved into its parent, so it always ends with something correct.
@@ -18,15 +18,15 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
-from .. import __version__
-from ..compiler.errors import InternalError
-from ..compiler.program import Program
-from .source_classes import Classes, class_names
-from .source_leaf import stateless
-from .source_names import Names
-from .source_print import class_text
-from .source_template import HEADER, LOAD, MAIN
-from .source_tree import DissolveError, build, is_flag, without_dead_nodes
+from ... import __version__
+from ...compiler.errors import InternalError
+from ...compiler.program import Program
+from .classes import Classes, class_names
+from .leaf import stateless
+from .names import Names
+from .printing import class_text
+from .template import HEADER, LOAD, MAIN
+from .tree import DissolveError, build, is_flag, without_dead_nodes
 
 
 def emit_source(

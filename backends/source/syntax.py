@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from ..compiler.errors import CompilerError
+from ...compiler.errors import CompilerError
 
 WIDTH = 108
 """Columns that the layout aims at."""

@@ -15,9 +15,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..compiler.errors import CompilerError
-from ..compiler.quantized import FAKE_QUANTIZED, QUANTIZED
-from .source_ast import MISSING
+from ...compiler.errors import CompilerError
+from ...compiler.quantized import FAKE_QUANTIZED, QUANTIZED
+from .syntax import MISSING
 
 CHANNEL_ARGUMENTS = frozenset(
     {"in_channels", "out_channels", "num_features", "in_features", "out_features", "num_channels", "normalized_shape"}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ..compiler.errors import CompilerError
+from ...compiler.errors import CompilerError
 
 _PACKAGE = __name__.partition(".")[0]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from ..compiler.quantized import FAKE_QUANTIZED, QUANTIZED
-from .source_ast import MISSING, WIDTH, Slot, flat, literal, name, render, resolve, slots
-from .source_classes import Block, Class
-from .source_leaf import POSITIONAL
-from .source_parameters import Parameter
+from ...compiler.quantized import FAKE_QUANTIZED, QUANTIZED
+from .classes import Block, Class
+from .leaf import POSITIONAL
+from .parameters import Parameter
+from .syntax import MISSING, WIDTH, Slot, flat, literal, name, render, resolve, slots
 
 _HELPERS = frozenset(kind.__name__ for kind in (*QUANTIZED.values(), *FAKE_QUANTIZED.values()))
 _LISTED = 4

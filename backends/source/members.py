@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import fx
 
-from ..compiler.program import Program
-from .source_ast import name as dotted
-from .source_tree import DissolveError, Scope, below, chain, is_flag, is_local, local_names, tensor_of
+from ...compiler.program import Program
+from .syntax import name as dotted
+from .tree import DissolveError, Scope, below, chain, is_flag, is_local, local_names, tensor_of
 
 Kind = Literal["container", "leaf", "block", "chain"]
 

@@ -16,12 +16,12 @@ from typing import Any, cast
 
 from torch import fx
 
-from ..compiler.program import Program
-from .source_ast import assign, call, flat, literal, name, resolve
-from .source_expression import Expressions, Read, is_chunk, known_length, type_of
-from .source_members import Member
-from .source_names import Names
-from .source_tree import Scope, below, is_local
+from ...compiler.program import Program
+from .expression import Expressions, Read, is_chunk, known_length, type_of
+from .members import Member
+from .names import Names
+from .syntax import assign, call, flat, literal, name, resolve
+from .tree import Scope, below, is_local
 
 _LINE = 84
 """Longest expression that calls are nested into."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.backends.python_source import emit_source, emitted_state
+from secateur.backends.source.emit import emit_source, emitted_state
 from secateur.compiler.errors import CompilerError
 from support.emitted import IMAGE, check, run_source, trace
 

@@ -12,13 +12,13 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from ..compiler.errors import CompilerError
-from ..compiler.program import Program, TensorSpec
-from ..compiler.shapes import value_of
-from .source_ast import Slot, SlotExpr, call, literal, name
-from .source_members import Member
-from .source_names import Names
-from .source_tree import Scope, below, gathered, is_flag, is_local, local_names, tensor_of
+from ...compiler.errors import CompilerError
+from ...compiler.program import Program, TensorSpec
+from ...compiler.shapes import value_of
+from .members import Member
+from .names import Names
+from .syntax import Slot, SlotExpr, call, literal, name
+from .tree import Scope, below, gathered, is_flag, is_local, local_names, tensor_of
 
 Read = Callable[[fx.Node], ast.expr]
 """How a value is read where an expression needs it: by its variable, or by the expression that makes it."""

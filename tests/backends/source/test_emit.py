@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from secateur.backends import artefact, weights_file
-from secateur.backends.python_source import emit_source, emitted_state
+from secateur.backends.source.emit import emit_source, emitted_state
 from secateur.compiler import capture, functional
 from support.emitted import IMAGE, assert_equal, check, run_source, trace
 from support.golden import Golden

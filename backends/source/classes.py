@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..compiler.program import Program
-from .source_ast import Slot, SlotExpr, assign, call, name, skeleton, slots
-from .source_forward import Forward, forward
-from .source_leaf import CHANNEL_ARGUMENTS, constructor
-from .source_members import Member, chain_member, members
-from .source_names import Names
-from .source_parameters import Parameter, parameters
-from .source_tree import DissolveError, Scope, below
+from ...compiler.program import Program
+from .forward import Forward, forward
+from .leaf import CHANNEL_ARGUMENTS, constructor
+from .members import Member, chain_member, members
+from .names import Names
+from .parameters import Parameter, parameters
+from .syntax import Slot, SlotExpr, assign, call, name, skeleton, slots
+from .tree import DissolveError, Scope, below
 
 
 @dataclass(eq=False)

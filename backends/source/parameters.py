@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .source_ast import MISSING, Slot
+from .syntax import MISSING, Slot
 
 _LONGEST = 32
 """Characters in a parameter's name, if it can be helped."""

@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from ..compiler.program import Program
-from .source_leaf import stateless
+from ...compiler.program import Program
+from .leaf import stateless
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Emission of a program as Python source."""
