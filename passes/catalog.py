@@ -34,6 +34,7 @@ PASSES: dict[str, Entry] = {
     "eliminate-dead-channels": Entry(
         ".eliminate_dead_channels:EliminateDeadChannels", "remove channels that are constant or unread, exactly"
     ),
+    "equalize": Entry(".equalize:Equalize", "give the channels between two layers equal weight ranges, exactly"),
     "fold-constants": Entry(".fold_constants:FoldConstants", "compute once what depends on no input"),
     "eliminate-identity": Entry(".eliminate_identity:EliminateIdentity", "remove calls that give back their input"),
     "quantize": Entry(".quantize.quantize:Quantize", "quantize weights and activations to int8, after training"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ...compiler.collection import no_collection
 from ...compiler.cpu import read_cpu
@@ -24,8 +24,9 @@ from ...compiler.ops import Call
 from ...compiler.program import Program
 from ...compiler.shapes import concrete
 from ..base import Contract, Pass, PassResult, Remark, RemarkKind
-from ..edit import Edit
+from ..edit import Edit, copy_layer
 from . import calibrate, correction, overrides, sensitivity
+from .adaround import adaround
 from .canonical import canonicalise
 from .coverage import coverage, difference, refusals
 from .insert import insert, insert_fake
@@ -57,6 +58,8 @@ class Quantize(Pass):
     """7 keeps sums of two products within 16 bits, which CPUs without VNNI need; auto asks this machine."""
     bias_correction: Literal["none", "analytic", "calibrated"] = "analytic"
     """How the mean shift that integers cause is taken out of the biases."""
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    """Whether weights go to the nearest integer, or to the one that serves their layer's output best (slow)."""
     layers: Mapping[str, str] = field(
         default_factory=dict[str, str],
         metadata={
@@ -209,9 +212,28 @@ class _Run:
                 continue
             weight, bias = call["weight"], call["bias"]
             integers, scale = quantize_weight(weight, limit)
+            if self.options.rounding == "adaround" and not self.edit.is_shared(call):
+                integers = self._learned(call, scale, limit)
             corrected: Tensor | None = None
             if self.options.bias_correction == "analytic" and not self.edit.is_shared(call):
                 groups = int(concrete(call.params.get("groups", 1)))
                 shift = bias_shift(weight, integers, scale, self.means[call.input], groups)
                 corrected = -shift if bias is None else bias.detach().double() - shift
             self.edit.set_layer(call.owner, quantized_layer(call.module, integers, scale, corrected))
+
+    def _learned(self, call: Call, scale: Tensor, limit: int) -> Tensor:
+        """Return learned integers of a layer's weight."""
+        read: list[Tensor] = []
+
+        def visit(node: fx.Node, value: Tensor) -> None:
+            if node is call.input:
+                read.append(value)
+
+        def operation(x: Tensor, weight: Tensor) -> Tensor:
+            return torch.func.functional_call(layer, {"weight": weight}, (x,))
+
+        layer = copy_layer(call.module).eval() if call.module is not None else nn.Module()
+        sample = correction.first_samples(self.batches)
+        calibrate.run(self.edit.program, [sample], visit, lambda text: None, "")
+        self.options.progress(f"learning to round {call.owner}")
+        return adaround(call["weight"], scale, limit, read[0], operation, seed=self.options.seed)

@@ -180,6 +180,17 @@ def test_single_layers_may_have_settings_of_their_own() -> None:
         quantized(Net(), layers={"nope": "float"})
 
 
+def test_learned_rounding_moves_weights_by_at_most_one_and_serves_the_output() -> None:
+    torch.manual_seed(5)
+    module = Net(Apply("F.relu(self.other(F.relu(x)))"))
+    nearest, learned = (quantized(module, rounding=how, weight_bits="7") for how in ("nearest", "adaround"))
+    layers = [result.program.owner("middle.other") for result in (nearest, learned)]
+    assert all(isinstance(layer, QuantizedConv2d) for layer in layers)
+    moved = (layers[0].get_parameter("weight").int() - layers[1].get_parameter("weight").int()).abs()
+    assert 0 < int(moved.max()) <= 1
+    assert learned.stats["sqnr_db"] > nearest.stats["sqnr_db"] - 1
+
+
 def test_seven_bits_stay_within_63() -> None:
     layer = quantized(Net(), weight_bits="7").program.owner("conv")
     assert isinstance(layer, QuantizedConv2d)
