@@ -185,7 +185,7 @@ def bench(
     return BenchReport(
         tuple(rows),
         tuple(refusals),
-        tuple(_notes(rows, candidates)),
+        tuple(_notes(rows, candidates, [b for b in dict.fromkeys(backends) if not find(b).integers])),
         {**read_cpu().to_json(), "system": platform.system()},
         _versions(backends),
     )
@@ -287,7 +287,7 @@ def _rounds(
     return np.array(times)
 
 
-def _notes(rows: Sequence[Row], candidates: Sequence[Candidate]) -> list[str]:
+def _notes(rows: Sequence[Row], candidates: Sequence[Candidate], simulating: Sequence[str]) -> list[str]:
     programs = {candidate.name: candidate.program for candidate in candidates}
     notes: list[str] = []
     ragged = False
@@ -302,9 +302,10 @@ def _notes(rows: Sequence[Row], candidates: Sequence[Candidate]) -> list[str]:
             f"try prune{{... round-to={_BLOCK}}}"
         )
     integers = {name for name, program in programs.items() if is_quantized(program)}
-    simulated = sorted({row.candidate for row in rows if row.setting.backend == "torch"} & integers)
-    if simulated:
-        notes.append(f"torch computes the integers of {', '.join(simulated)} in float32; other engines have kernels")
+    for backend in simulating:
+        simulated = sorted({row.candidate for row in rows if row.setting.backend == backend} & integers)
+        if simulated:
+            notes.append(f"{backend} computes the integers of {', '.join(simulated)} in float32")
     return notes
 
 

@@ -57,6 +57,11 @@ class Backend(Protocol):
         """Return what users call it."""
         ...
 
+    @property
+    def integers(self) -> bool:
+        """Tell whether it has kernels for integers; otherwise it computes what they stand for, in float32."""
+        ...
+
     def unsupported(self, program: Program) -> list[Unsupported]:
         """Return why the engine cannot take a program; nothing where it can, as far as can be told without trying."""
         ...

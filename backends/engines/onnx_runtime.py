@@ -22,6 +22,7 @@ class OnnxRuntime:
     """The engine ``onnx``."""
 
     name = "onnx"
+    integers = True
 
     def unsupported(self, program: Program) -> list[Unsupported]:
         """Return what ONNX cannot express."""

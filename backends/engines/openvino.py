@@ -25,6 +25,7 @@ class OpenVino:
     """The engine ``openvino``."""
 
     name = "openvino"
+    integers = True
 
     def unsupported(self, program: Program) -> list[Unsupported]:
         """Return what ONNX, from which it reads, cannot express."""

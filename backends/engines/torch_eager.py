@@ -18,6 +18,7 @@ class TorchEager:
     """The engine ``torch``."""
 
     name = "torch"
+    integers = False
 
     def unsupported(self, program: Program) -> list[Unsupported]:
         """Return nothing: every program is a torch module."""
