@@ -35,7 +35,8 @@ class Inductor:
     @property
     def integers(self) -> bool:
         """Tell whether this torch finds integers in a graph: from 2.14 on, the patterns for that are torchao's."""
-        found = importlib.import_module("torch._inductor.fx_passes.quantization")
+        with quiet():
+            found = importlib.import_module("torch._inductor.fx_passes.quantization")
         return hasattr(found, "_register_quantization_weight_pack_pass")
 
     def unsupported(self, program: Program) -> list[Unsupported]:
