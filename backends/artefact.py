@@ -204,9 +204,11 @@ def _make_parents(parent: Path) -> list[Path]:
 def _write_file(path: Path, content: Content) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if callable(content):
+        before = set(path.parent.iterdir())
         content(path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        for written in set(path.parent.iterdir()) - before:  # some formats put weights into a second file
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
     else:
         with path.open("wb") as file:
             file.write(content)
