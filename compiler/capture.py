@@ -24,9 +24,10 @@ from torch import fx, nn
 from . import functional
 from .collection import no_collection
 from .errors import CaptureError, CompilerError
+from .layers import layer_class
 from .mutation import is_in_place, seen_elsewhere
+from .ops import CLASSES
 from .program import InputSpec, Program, referenced_tree
-from .quantized import FAKE_QUANTIZED, QUANTIZED
 from .shapes import infer, is_tensor
 
 TRAINING: Final = "training"
@@ -34,8 +35,6 @@ TRAINING: Final = "training"
 
 _REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
 """Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
-
-_OWN_LAYERS: Final = frozenset({*QUANTIZED.values(), *FAKE_QUANTIZED.values()})
 
 
 class _TrainingFlag(int):
@@ -79,8 +78,8 @@ class _Tracer(fx.Tracer):
         self.proxy_buffer_attributes = buffers
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep quantized layers whole, as those of ``torch.nn``."""
-        return type(m) in _OWN_LAYERS or super().is_leaf_module(m, module_qualified_name)
+        """Keep whole what runs as a layer that we know does: subclasses that only construct, quantized layers."""
+        return layer_class(type(m)) in CLASSES or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Give inputs that are left out their defaults while tracing, so that ``if mask is None`` sees them."""

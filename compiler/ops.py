@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from . import functional
+from .layers import layer_class
 from .program import Program
 from .quantized import FAKE_QUANTIZED, QUANTIZED
 
@@ -309,7 +310,7 @@ def attribute_of(key: str, parameter: str) -> str:
 
 def _module_call(module: nn.Module, node: fx.Node) -> Call:
     path = str(node.target)
-    key = CLASSES.get(type(module), UNKNOWN)
+    key = CLASSES.get(layer_class(type(module)), UNKNOWN)
     # Hooks and parametrizations compute what the tables cannot see (weight_norm, spectral_norm).
     if key == UNKNOWN or module._forward_pre_hooks or module._forward_hooks or len(node.args) + len(node.kwargs) != 1:
         return Call(UNKNOWN, node, {}, module, path)

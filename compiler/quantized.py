@@ -130,7 +130,7 @@ class FakeQuantizedLinear(nn.Linear):
         return F.linear(input, fake_quantize_channels(self.weight, self.limit), self.bias)
 
 
-QUANTIZED = {
+QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
     nn.Conv3d: QuantizedConv3d,
@@ -138,7 +138,7 @@ QUANTIZED = {
 }
 """Layer class -> its class with integer weights."""
 
-FAKE_QUANTIZED = {
+FAKE_QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: FakeQuantizedConv1d,
     nn.Conv2d: FakeQuantizedConv2d,
     nn.Conv3d: FakeQuantizedConv3d,

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from .capture import TRAINING
 from .errors import CompilerError, InternalError
+from .layers import layer_class
 from .ops import CLASSES, UNKNOWN
 from .program import Program, TensorSpec
 from .shapes import infer_node, set_value, value_of
@@ -131,7 +132,7 @@ def _check_modules(program: Program) -> None:
 
 def _sizes(module: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the parameters and buffers of a layer with the shapes that its own attributes ask for."""
-    key = CLASSES.get(type(module), UNKNOWN)
+    key = CLASSES.get(layer_class(type(module)), UNKNOWN)
     if key in ("conv", "conv_transpose"):
         for side in ("in_channels", "out_channels"):
             if getattr(module, side) % module.groups:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ...compiler.errors import CompilerError
+from ...compiler.layers import layer_class
 from ...compiler.quantized import FAKE_QUANTIZED, QUANTIZED
 from .syntax import MISSING
 
@@ -58,15 +59,6 @@ class Constructor:
     arguments: tuple[Argument, ...]
 
 
-def torch_type(module: nn.Module) -> type[nn.Module]:
-    """Return the ``torch.nn`` class that a module's own class behaves like (it may only add construction)."""
-    own = type(module)
-    for kind in own.__mro__:
-        if kind.__module__.split(".")[:2] == ["torch", "nn"] and kind is not nn.Module and kind.forward is own.forward:
-            return kind
-    return own
-
-
 def stateless(module: nn.Module) -> bool:
     """Return whether a module owns no parameter and no buffer, so that a copy of it does as well."""
     return not any(True for _ in module.parameters()) and not any(True for _ in module.buffers())
@@ -82,7 +74,7 @@ def constructor(module: nn.Module, path: str) -> Constructor:
     Raises:
         CompilerError: No constructor call of a ``torch.nn`` class makes this layer.
     """
-    kind = torch_type(module)
+    kind = layer_class(type(module))
     is_helper = kind in _HELPERS
     if not is_helper and getattr(nn, kind.__name__, None) is not kind:
         raise _inexpressible(module, path, "its class is not one of torch.nn")

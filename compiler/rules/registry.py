@@ -21,6 +21,7 @@ from torch import fx
 from ..dependency import KEEP, ArgUse, AttrUse, Balance, Count, Gather, ParamSlice, Pin, Role, Tie
 from ..errors import InternalError
 from ..labels import Atoms, ChannelLabels, Factor
+from ..layers import layer_class
 from ..mutation import seen_elsewhere
 from ..ops import CLASSES, UNKNOWN, Call, attribute_of
 from ..program import Program
@@ -243,7 +244,7 @@ class RuleContext:
 
 def _why_unknown(call: Call) -> str:
     module = call.module
-    if module is not None and type(module) in CLASSES:
+    if module is not None and layer_class(type(module)) in CLASSES:
         hooked = module._forward_hooks or module._forward_pre_hooks
         return f"{call.title} has a hook" if hooked else f"{call.title} is called with several inputs"
     return f"no rule for operation {call.title!r}"

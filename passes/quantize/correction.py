@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ...compiler.layers import layer_class
 from ...compiler.program import Program
 from ...compiler.quantized import QUANTIZED
 from . import calibrate
@@ -32,7 +33,7 @@ def output_means(program: Program, batch: calibrate.Batch) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def visit(node: fx.Node, value: Tensor) -> None:
-        if node.op == "call_module" and type(program.owner(str(node.target))) in QUANTIZED:
+        if node.op == "call_module" and layer_class(type(program.owner(str(node.target)))) in QUANTIZED:
             found[str(node.target)] = _means(program.owner(str(node.target)), value)
 
     calibrate.run(program, [batch], visit, lambda text: None, "")

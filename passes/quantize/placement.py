@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from ...compiler.functional import dequantize
+from ...compiler.layers import layer_class
 from ...compiler.ops import Call
 from ...compiler.quantized import QUANTIZED
 from ...compiler.shapes import concrete, is_tensor, shape_of, value_of
@@ -127,7 +128,7 @@ def _place(call: Call, why_float: str | None, integers: set[fx.Node], placement:
 def _weighted(call: Call) -> Place:
     if call.module is None:
         return Place(Kind.FLOAT, "its weight is computed by the graph")
-    if type(call.module) not in QUANTIZED:
+    if layer_class(type(call.module)) not in QUANTIZED:
         stored = not call["weight"].is_floating_point()
         return Place(Kind.FLOAT, "it is quantized already" if stored else f"{call.title} has no quantized form")
     return Place(Kind.WEIGHTED)
@@ -188,11 +189,6 @@ def _range_of(node: fx.Node, placement: Placement) -> fx.Node | None:
 def describe(call: Call) -> str:
     """Name an operation for a person."""
     return call.owner or call.node.name
-
-
-def is_layer(module: Any) -> bool:
-    """Tell whether a module is one that gets an int8 weight."""
-    return isinstance(module, nn.Module) and type(module) in QUANTIZED
 
 
 def channel_axis(call: Call) -> int:

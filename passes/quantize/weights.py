@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...compiler.layers import layer_class
 from ...compiler.quantized import FAKE_QUANTIZED, QUANTIZED
 from ..edit import copy_layer
 
@@ -38,7 +39,7 @@ def bias_shift(weight: Tensor, integers: Tensor, scale: Tensor, mean: Tensor, gr
 def fake_layer(layer: Any, limit: int) -> nn.Module:
     """Return a layer like ``layer`` that computes as if its weight were quantized, and trains."""
     made: Any = copy_layer(layer)
-    made.__class__ = FAKE_QUANTIZED[type(layer)]
+    made.__class__ = FAKE_QUANTIZED[layer_class(type(layer))]
     made.limit = limit
     return made
 
@@ -46,7 +47,7 @@ def fake_layer(layer: Any, limit: int) -> nn.Module:
 def quantized_layer(layer: Any, integers: Tensor, scale: Tensor, bias: Tensor | None) -> nn.Module:
     """Return a layer like ``layer`` with an int8 weight."""
     made: Any = copy_layer(layer)
-    made.__class__ = QUANTIZED[type(layer)]
+    made.__class__ = QUANTIZED[layer_class(type(layer))]
     made._parameters["weight"] = nn.Parameter(integers.to(layer.weight.device), requires_grad=False)
     if bias is not None:
         made._parameters["bias"] = nn.Parameter(bias.to(layer.weight.device, layer.weight.dtype))
