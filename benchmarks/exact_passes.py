@@ -150,6 +150,12 @@ def summary(records: Sequence[Json]) -> list[str]:
         *(f"- {number:,} stay: {reason}" for reason, number in reasons.most_common()),
         f"- clean-up removes {sum(cleaned(r) for r in good):,} operations, over all models",
     ]
+    drawn = [r["model"] for r in good if max(run.get("noise", 0.0) for run in (r, r["dead"] or {})) > 1e-11]
+    if drawn:
+        lines.append(
+            f"- {len(drawn)} random states amplify a change of their input by one unit in the last place to more than "
+            f"1e-11 of their output, so that weights drawn by the check decide: {', '.join(drawn)}"
+        )
     with_dead = [r["dead"] for r in good if r["dead"] is not None]
     if with_dead:
         worst_dead = max(good, key=lambda r: r["dead"]["error"] if r["dead"] else 0)
