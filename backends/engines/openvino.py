@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +15,9 @@ from torch import Tensor
 from ...compiler.errors import CompilerError
 from ...compiler.program import Program
 from . import onnx_export
-from .agreement import measure
+from .agreement import Agreement, measure
 from .base import Emission, Engine, Unsupported, first_line, quiet, require
-from .lower import evaluation_copy
+from .lower import evaluation_copy, is_quantized
 
 _EXTRA: Final = "openvino"
 
@@ -41,9 +42,13 @@ class OpenVino:
             model = _read(package, source)
             with quiet():
                 package.save_model(model, str(path), compress_to_fp16=False)
-        found = measure(program, self.load(path, threads=1), evaluation_copy(program), exported.batch_sizes)
-        notes = tuple(note.replace("model.onnx", path.name) for note in exported.notes)
-        return Emission(notes, found)
+        notes = [note.replace("model.onnx", path.name) for note in exported.notes]
+        found = _checked(program, self.load(path, threads=1), exported.batch_sizes)
+        if found.relative_error > onnx_export.INTEGER_ERROR:
+            notes.append(
+                f"OpenVINO's outputs differ from torch's by {found.relative_error:.0%}: measure accuracy before use"
+            )
+        return Emission(tuple(notes), found)
 
     def build(self, program: Program, *, threads: int) -> Engine:
         """Export a program to ONNX and load that."""
@@ -54,6 +59,8 @@ class OpenVino:
         try:
             exported.save(path)
             engine = _Compiled(path, threads)
+            if not is_quantized(program):
+                _checked(program, engine, (None,))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -64,6 +71,22 @@ class OpenVino:
     def load(self, path: Path, *, threads: int) -> Engine:
         """Load an ONNX file or one of OpenVINO's own."""
         return _Compiled(path, threads)
+
+
+def _checked(program: Program, engine: Engine, batch_sizes: Sequence[int | None]) -> Agreement:
+    """Compare with torch: OpenVINO 2026.4 computes something else for some splits of unequal widths.
+
+    Raises:
+        CompilerError: A real program is off by more than rounding. With integers no bound tells roundings from errors.
+    """
+    found = measure(program, engine, evaluation_copy(program), batch_sizes)
+    if not is_quantized(program) and not found.relative_error <= onnx_export.REAL_ERROR:
+        raise CompilerError(
+            f"OpenVINO does not compute what the model does: relative error {found.relative_error:.1e}, "
+            f"allowed {onnx_export.REAL_ERROR:.0e}",
+            hint="run it on onnx: the same file is right there",
+        )
+    return found
 
 
 def _read(package: Any, path: Path) -> Any:

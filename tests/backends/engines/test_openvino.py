@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from secateur.backends.engines import openvino
 from secateur.backends.engines.openvino import OpenVino
 from secateur.compiler.errors import CompilerError
 from support.quantized_by_hand import Mixed, quantized
@@ -47,3 +48,15 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
         OpenVino().load(tmp_path / "model.xml", threads=1)
     with pytest.raises(CompilerError, match="OpenVINO cannot run the model"):
         OpenVino().build(captured(nn.Linear(3, 2), 1, 3), threads=1)(torch.zeros(1, 4))
+
+
+def test_a_wrong_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = openvino._Compiled.__call__
+    monkeypatch.setattr(openvino._Compiled, "__call__", lambda self, *x: [2 * y for y in call(self, *x)])
+    program = captured(Residual())
+    with pytest.raises(CompilerError, match="OpenVINO does not compute what the model does"):
+        OpenVino().build(program, threads=1)
+    with pytest.raises(CompilerError, match="OpenVINO does not compute what the model does"):
+        OpenVino().emit(program, tmp_path / "model.xml")
+    found = OpenVino().emit(quantized(Mixed(16), 2, 3, 16, 16), tmp_path / "model.xml")
+    assert found.notes == ("OpenVINO's outputs differ from torch's by 100%: measure accuracy before use",)
