@@ -8,15 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from ...compiler.dependency import ChannelDependencies, ChannelGroup
 from ...compiler.errors import OptionError
-
-
-def matches(pattern: str, layer: str) -> bool:
-    """Tell whether a pattern means a layer."""
-    return layer == pattern or layer.startswith(pattern + ".") or fnmatchcase(layer, pattern)
+from ..patterns import matches
 
 
 def check_patterns(patterns: Sequence[str], deps: ChannelDependencies, option: str) -> None:

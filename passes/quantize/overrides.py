@@ -7,10 +7,10 @@ output is found. What is given for a pattern holds for all layers that match; an
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from fnmatch import fnmatchcase
 from typing import Final
 
 from ...compiler.errors import OptionError
+from ..patterns import matches
 from .ranges import OBSERVERS
 
 FLOAT: Final = "float"
@@ -56,8 +56,3 @@ def check(layers: Collection[str], names: Collection[str]) -> None:
     for pattern in layers:
         if not any(matches(pattern, name) for name in names):
             raise OptionError(f"layers names no layer: {pattern!r}", hint="`secateur inspect` lists the layers")
-
-
-def matches(pattern: str, layer: str) -> bool:
-    """Tell whether a pattern means a layer: its name, a module that contains it, or a shell pattern."""
-    return layer == pattern or layer.startswith(pattern + ".") or fnmatchcase(layer, pattern)
