@@ -8,6 +8,7 @@ Prints lines of JSON: {"stage": ...} as each stage begins, and at the end {"reco
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import re
 import time
@@ -70,6 +71,7 @@ class Run:
         if DEAD in PASSES and (switched_off := switch_off(model, DEAD_SHARE)):
             # In front of fold-bn, since a layer that took in a scale of 0 is no easier to see through.
             pipeline = PIPELINE.replace("fold-bn", f"{DEAD},fold-bn")
+            gc.collect()  # a module and its graph refer to each other: what the first run made would stay in memory
             found = self._rewrite(model, shape, pipeline, "dead ")
             self.record["dead"] = {"switched_off": switched_off, **found}
         self.record["problems"] = problems(self.record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -74,6 +74,20 @@ class Plan:
                 PrunedGroup(g["name"], tuple(g["layers"]), g["before"], g["after"]) for g in data.get("groups", [])
             ),
         )
+
+
+def compose(plans: Iterable[Plan | None], shapes: Mapping[str, Sequence[int]]) -> Plan:
+    """Return one plan for plans that were carried out one after the other, in terms of the original's tensors.
+
+    Args:
+        plans: In order; ``None`` for a step that removed nothing.
+        shapes: Shapes of the original tensors by name.
+    """
+    joined: Plan | None = None
+    for plan in plans:
+        if plan is not None:
+            joined = plan if joined is None else joined.then(plan, shapes)
+    return joined or Plan()
 
 
 def index_tensor(tensor: torch.Tensor, kept: Mapping[int, Kept]) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
     max |compact - masked| <= 1e-9 max |masked|
 
-The second batch has another spatial size too where the original accepts one.
+The second batch has another spatial size too where the original accepts one. The original is never held in float64
+as a whole (see :mod:`.oracle`), and of what is compared with it, one module at a time.
 
 Weights may make a comparison worthless. A model may answer every input alike; or it may amplify rounding errors so much
 that not even it agrees with itself, when its input changes by one unit in the last place. The equality that is to be
@@ -12,6 +13,7 @@ proven holds for all weights, so it is then proven with drawn ones, which do nei
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -132,58 +134,151 @@ def prove(
     *,
     seed: int = 0,
     progress: Callable[[str], None] = lambda text: None,
-    remake: Callable[[Program], nn.Module] | None = None,
 ) -> Proof:
     """Compare a compact module with the masked original.
 
     Args:
         original: The program as captured.
-        compact: The rewritten module; not changed, unless ``remake`` is given.
+        compact: The rewritten module; not changed.
         plan: What was kept of the original's tensors. With an empty one, the compact module has to equal the original.
         seed: Of the random inputs.
         progress: Told what is being run.
-        remake: Makes the rewritten module of the original with other weights, float64; for rewrites whose tensors are
-            not simply the original's, indexed by the plan.
 
     Returns:
         The outcome; call :meth:`Proof.require` to turn a failure into an error.
     """
+    return _prove(original, _Sliced(original, compact, plan), plan, seed, progress)
+
+
+def prove_rewrite(
+    original: Program,
+    rewrite: Callable[[Program], Program],
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Proof:
+    """Compare what a rewrite makes of a program in float64 with the program.
+
+    For rewrites whose tensors are not simply the original's, indexed by a plan: where the model's own weights decide
+    nothing, the rewrite is run again on the program with drawn ones. At no time is more alive, in float64, than one
+    program that the rewrite is given and the one that it makes.
+
+    Args:
+        original: The program, of any precision; not changed.
+        rewrite: Called with copies of it in float64, which it may share tensors with, and which are forgotten then.
+        seed: Of the random inputs.
+        progress: Told what is being run.
+
+    Returns:
+        The outcome; call :meth:`Proof.require` to turn a failure into an error.
+    """
+    return _prove(original, _Rewritten(original, rewrite), Plan(), seed, progress)
+
+
+def in_float64(program: Program, state: Mapping[str, Tensor] | None = None) -> Program:
+    """Return a copy of a program on the CPU in float64, with the tensors that ``state`` gives in place of its own.
+
+    The tensors of ``state`` are not copied: they become those of the program.
+    """
+    made: dict[int, Any] = {}
+    for name, tensor in program.tensors():
+        if id(tensor) not in made:
+            wide = state[name] if state is not None and name in state else _copied(tensor)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = nn.Parameter(wide, requires_grad=tensor.requires_grad) if is_parameter else wide
+    # Given as what was copied already, each tensor is made once, without a copy in its own precision on the way.
+    root = copy.deepcopy(referenced_tree(program.root, program.graph), made)
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.graph, {}))
+    inputs = tuple(
+        InputSpec(i.name, i.shape, torch.float64 if i.dtype.is_floating_point else i.dtype) for i in program.inputs
+    )
+    copied = Program(graph, root, inputs, program.name, program.notes)
+    infer(copied)
+    return copied
+
+
+def release(module: nn.Module) -> None:
+    """Empty a module that is not needed any more, so that what only it holds is freed; its layers stay as they are.
+
+    A ``GraphModule`` and its graph refer to each other: without this, its tensors would stay until Python next looks
+    for such cycles. Of a large model, these are gigabytes.
+    """
+    module._modules.clear()
+    module._parameters.clear()
+    module._buffers.clear()
+
+
+class _Candidate(ABC):
+    """Where the modules come from that are compared with the original: one at a time, float64, evaluation mode."""
+
+    @abstractmethod
+    def own(self) -> nn.Module:
+        """Return the module with the model's own weights."""
+
+    @abstractmethod
+    def drawn(self, generator: torch.Generator, gain: float) -> tuple[nn.Module, Mapping[str, Tensor]]:
+        """Return it with random weights, and these by the original's names; the module returned before is gone."""
+
+
+class _Sliced(_Candidate):
+    """A given module, whose tensors are the original's, indexed by a plan."""
+
+    def __init__(self, original: Program, compact: nn.Module, plan: Plan) -> None:
+        self.original, self.plan = original, plan
+        self.module = copy.deepcopy(compact).to("cpu").double().eval()
+
+    def own(self) -> nn.Module:
+        return self.module
+
+    def drawn(self, generator: torch.Generator, gain: float) -> tuple[nn.Module, Mapping[str, Tensor]]:
+        state = random_state(self.original, generator, gain)
+        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if name in state:
+                tensor.copy_(index_tensor(state[name], self.plan.kept.get(name, {})))
+        return self.module, state
+
+
+class _Rewritten(_Candidate):
+    """What a rewrite makes of the original with the weights asked for."""
+
+    def __init__(self, original: Program, rewrite: Callable[[Program], Program]) -> None:
+        self.original, self.rewrite = original, rewrite
+        self.module: nn.Module = nn.Module()
+
+    def own(self) -> nn.Module:
+        return self._make(None)
+
+    def drawn(self, generator: torch.Generator, gain: float) -> tuple[nn.Module, Mapping[str, Tensor]]:
+        release(self.module)
+        again = generator.clone_state()
+        made = self._make(random_state(self.original, generator, gain))
+        # The rewrite may have kept what it was given, or changed it: the original has draws of its own, the same ones.
+        return made, random_state(self.original, again, gain)
+
+    def _make(self, state: Mapping[str, Tensor] | None) -> nn.Module:
+        self.module = self.rewrite(in_float64(self.original, state)).module.eval()
+        return self.module
+
+
+def _prove(original: Program, candidate: _Candidate, plan: Plan, seed: int, progress: Callable[[str], None]) -> Proof:
     generator = torch.Generator().manual_seed(seed)
-    # What was remade is the caller's own already, and large models are large.
-    candidate = (compact if remake is not None else copy.deepcopy(compact)).to("cpu").double().eval()
-    check = _Check(original, candidate, plan, generator, progress)
+    check = _Check(original, plan, generator, progress)
     with torch.no_grad(), _float64():
-        latest, constant = check.run(MaskedOriginal(original, plan), "own")
+        module = candidate.own()
+        latest, constant = check.run(MaskedOriginal(original, plan), module, "own")
         trials = list(latest)
         for gain in _GAINS:
             if not constant and all(t.decides for t in latest):
                 break
             why = "the model answers every input alike" if constant else "the model amplifies rounding errors"
             progress(f"{why}: proving with random weights too")
-            state = random_state(original, generator, gain)
-            if remake is None:
-                _load(candidate, state, plan)
-            else:
-                candidate = remake(in_float64(original, state)).eval()
-            check = _Check(original, candidate, plan, generator, progress)
-            latest, constant = check.run(MaskedOriginal(original, plan, state), "random")
+            module, state = candidate.drawn(generator, gain)
+            latest, constant = check.run(MaskedOriginal(original, plan, state), module, "random")
+            del state  # before the next is drawn
             trials += latest
-        return Proof(tuple(trials), vacuous=constant)
-
-
-def in_float64(program: Program, state: Mapping[str, Tensor] | None = None) -> Program:
-    """Return a copy of a program on the CPU in float64, with the tensors that ``state`` gives in place of its own."""
-    root = copy.deepcopy(referenced_tree(program.root, program.graph)).to("cpu").double()
-    if state is not None:
-        _load(root, state, Plan())
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(program.graph, {}))
-    inputs = tuple(
-        InputSpec(i.name, i.shape, torch.float64 if i.dtype.is_floating_point else i.dtype) for i in program.inputs
-    )
-    wide = Program(graph, root, inputs, program.name, program.notes)
-    infer(wide)
-    return wide
+    release(module)
+    return Proof(tuple(trials), vacuous=constant)
 
 
 @dataclass(frozen=True)
@@ -191,12 +286,11 @@ class _Check:
     """What the runs with different weights share."""
 
     original: Program
-    candidate: nn.Module
     plan: Plan
     generator: torch.Generator
     progress: Callable[[str], None]
 
-    def run(self, masked: MaskedOriginal, weights: str) -> tuple[list[Trial], bool]:
+    def run(self, masked: MaskedOriginal, candidate: nn.Module, weights: str) -> tuple[list[Trial], bool]:
         """Compare on both batches; also tell whether the original's answers did not depend on the input."""
         trials: list[Trial] = []
         outputs: list[Tensor] = []
@@ -210,7 +304,7 @@ class _Check:
                     if shapes is candidates[-1]:
                         raise
                     continue  # the original does not take this size
-                trial = _compare(shapes, self.candidate(*inputs), expected, weights)
+                trial = _compare(shapes, candidate(*inputs), expected, weights)
                 if not trial.within:
                     moved = masked.run(*(_nudged(x, self.generator) for x in inputs))
                     noise = _compare(shapes, moved, expected, weights).relative
@@ -221,11 +315,9 @@ class _Check:
         return trials, all(_constant(x) for x in outputs)
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor], plan: Plan) -> None:
-    """Give the compact module what the plan keeps of other weights."""
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if name in state:
-            tensor.copy_(index_tensor(state[name], plan.kept.get(name, {})))
+def _copied(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU, in float64 if it holds real numbers."""
+    return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def _input_shapes(inputs: Sequence[InputSpec]) -> list[list[tuple[tuple[int, ...], ...]]]:

@@ -1,4 +1,7 @@
-"""When a comparison says nothing: weights that amplify rounding errors are replaced by drawn ones."""
+"""When a comparison says nothing, weights are drawn; and how much is held in float64 at a time."""
+
+import gc
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,9 +9,11 @@ from torch import Tensor, nn
 
 from secateur.backends.checks import check
 from secateur.compiler.capture import trace
+from secateur.compiler.collection import no_collection
 from secateur.compiler.errors import ProofError
 from secateur.compiler.plan import Plan
-from secateur.compiler.proof import Proof, Trial, in_float64, prove
+from secateur.compiler.program import Program
+from secateur.compiler.proof import Proof, Trial, in_float64, prove, prove_rewrite
 from secateur.passes.fold_bn import FoldBN
 from secateur.passes.pipeline import PassPipeline
 from support.exact import lively
@@ -77,17 +82,96 @@ def test_where_nothing_decides_nothing_is_proven() -> None:
         proof_of_folding(Logistic())
 
 
-def test_a_wrong_rewrite_of_a_chaotic_model_is_still_found() -> None:
-    program = in_float64(trace(Chaotic(100.0).eval(), torch.zeros(SHAPE)))
-    folded = FoldBN().run(program).program.module
+def fold(program: Program) -> Program:
+    return FoldBN().run(program).program
 
-    def wrong(other: object) -> nn.Module:
-        made = FoldBN().run(other).program.module  # pyright: ignore[reportArgumentType]
-        with torch.no_grad():
-            made.get_parameter("blocks.3.0.bias").add_(1e-6)
-        return made
 
-    assert not prove(program, folded, Plan(), remake=wrong).holds
+def shifted(program: Program) -> Program:
+    """Fold, and get one bias wrong."""
+    made = fold(program)
+    with torch.no_grad():
+        made.owner("blocks.3.0").get_parameter("bias").add_(1e-5)
+    return made
+
+
+def spoilt(program: Program) -> Program:
+    """Change what was given, in place, and pass it on."""
+    with torch.no_grad():
+        program.owner("blocks.3.1").get_parameter("bias").add_(1e-5)
+    return program
+
+
+@pytest.mark.parametrize("weight", [1.0, 100.0], ids=["own weights", "drawn weights"])
+@pytest.mark.parametrize("wrong", [shifted, spoilt])
+def test_a_wrong_rewrite_is_found(weight: float, wrong: Callable[[Program], Program]) -> None:
+    program = trace(Chaotic(weight).eval(), torch.zeros(SHAPE))
+    assert prove_rewrite(program, fold).holds
+    proof = prove_rewrite(program, wrong)
+    assert any(t.decides for t in proof.trials)
+    assert not proof.holds
+
+
+def kernels() -> int:
+    """Count the convolution weights of ``Chaotic`` that live in float64, in garbage too."""
+    found = [t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float64]
+    return len({t.untyped_storage().data_ptr() for t in found if t.shape == (3, 3, 1, 1)})
+
+
+def test_one_program_at_a_time_is_held_in_float64() -> None:
+    program = trace(Chaotic(100.0, layers=5).eval(), torch.zeros(SHAPE))
+    given: list[int] = []
+    compared: list[int] = []
+
+    def counted(wide: Program) -> Program:
+        given.append(kernels() - before)
+        return fold(wide)
+
+    def told(text: str) -> None:
+        if text.startswith("proving on"):
+            compared.append(kernels() - before)
+
+    gc.collect()
+    with no_collection():
+        before = kernels()
+        assert prove_rewrite(program, counted, progress=told).holds
+        left = kernels() - before
+    assert given[:2] == [5, 5]  # what the rewrite is to work on, of which drawn weights are a part
+    assert compared[:4] == [5, 5, 10, 10]  # what it made, and drawn weights beside it, but never the own ones
+    assert left == 0
+
+
+def test_nothing_is_left_of_the_copy_that_was_compared() -> None:
+    module = Chaotic(1.0).eval()
+    program = trace(module, torch.zeros(SHAPE))
+    gc.collect()
+    with no_collection():
+        before = kernels()
+        assert prove(program, program.module, Plan()).holds
+        assert kernels() == before
+    assert program.module.get_parameter("blocks.0.0.weight").dtype == torch.float32
+
+
+def test_a_float64_copy_shares_what_is_shared_and_nothing_with_the_original() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)).double()
+    module[2].weight = module[0].weight
+    module[0].weight.requires_grad_(False)
+    program = trace(module.eval(), torch.zeros(SHAPE, dtype=torch.float64))
+    wide = in_float64(program).module
+    for name, tensor in wide.state_dict().items():
+        assert torch.equal(tensor, module.state_dict()[name])
+        assert tensor.data_ptr() != module.state_dict()[name].data_ptr()
+    assert wide.get_parameter("0.weight") is wide.get_parameter("2.weight")
+    assert not wide.get_parameter("0.weight").requires_grad
+    assert wide.get_parameter("0.bias").requires_grad
+    assert wide.get_buffer("1.num_batches_tracked").dtype == torch.int64
+
+
+def test_a_float64_copy_takes_over_the_tensors_that_it_is_given() -> None:
+    program = trace(nn.Sequential(nn.Conv2d(3, 3, 1)).eval(), torch.zeros(SHAPE))
+    given = torch.randn(3, 3, 1, 1, dtype=torch.float64)
+    wide = in_float64(program, {"0.weight": given})
+    assert dict(wide.tensors())["0.weight"].data_ptr() == given.data_ptr()
+    assert torch.equal(dict(wide.tensors())["0.bias"], dict(program.tensors())["0.bias"].double())
 
 
 def test_what_does_not_decide_does_not_count() -> None:
