@@ -6,7 +6,6 @@ all of them alike. The ratio to the first candidate is taken within each round; 
 
 from __future__ import annotations
 
-import gc
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,13 +20,13 @@ from ..compiler.errors import CompilerError, MissingExtraError, OptionError
 from ..compiler.program import Program
 from . import engines
 from .engines.agreement import random_inputs
-from .engines.base import Backend, Engine
+from .engines.base import Backend, Engine, Profiler
 from .engines.lower import is_quantized
+from .profile import Blame, blame, float_form
+from .timing import rounds, versions, warm_up
 
 REPEATS: Final = 30
 MIN_SECONDS: Final = 1.0
-_WARM_UP_CALLS: Final = 3
-_WARM_UP_SECONDS: Final = 0.1
 _BLOCK: Final = 16
 """Channels per block of ONNX Runtime's NCHWc layout with AVX-512 (8 with AVX2); others take a slower way around."""
 
@@ -99,6 +98,17 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Where the time of an int8 candidate goes, beside that of its float32 form, in one setting."""
+
+    setting: Setting
+    candidate: str
+    against: str
+    """The float32 candidate."""
+    blame: Blame
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """What was measured."""
 
@@ -107,6 +117,8 @@ class BenchReport:
     notes: tuple[str, ...]
     machine: dict[str, Any]
     versions: dict[str, str]
+    profiles: tuple[Profile, ...] = ()
+    """Of the int8 candidates that are not faster than their float32 form, or of all that have one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values; times in milliseconds."""
@@ -125,6 +137,10 @@ class BenchReport:
             ],
             "refusals": [{"candidate": r.candidate, **asdict(r.setting), "reason": r.reason} for r in self.refusals],
             "notes": list(self.notes),
+            "profiles": [
+                {"candidate": p.candidate, "against": p.against, **asdict(p.setting), **p.blame.to_json()}
+                for p in self.profiles
+            ],
             "machine": self.machine,
             "versions": self.versions,
         }
@@ -139,6 +155,7 @@ def bench(
     repeats: int = REPEATS,
     min_seconds: float = MIN_SECONDS,
     seed: int = 0,
+    profile: bool = False,
     progress: Progress = _silent,
     find: Callable[[str], Backend] = engines.get,
     clock: Callable[[], float] = perf_counter,
@@ -153,6 +170,8 @@ def bench(
         repeats: Rounds at least.
         min_seconds: Time that the rounds of a setting take at least, all candidates together.
         seed: Of the inputs, random ones.
+        profile: Compare the operations of every int8 candidate with those of its float32 form, one by one; otherwise
+            only of those that are not faster than it.
         progress: Told, in a few words, what is being done.
         find: From a name to an engine.
         clock: Seconds.
@@ -167,6 +186,7 @@ def bench(
     _check(candidates, threads, batch_sizes, repeats)
     rows: list[Row] = []
     refusals: list[Refusal] = []
+    profiles: list[Profile] = []
     for backend in [find(name) for name in dict.fromkeys(backends)]:
         for count in dict.fromkeys(threads):
             settings = [Setting(backend.name, count, batch) for batch in dict.fromkeys(batch_sizes)]
@@ -182,12 +202,14 @@ def bench(
                 found, refused = _time(setting, built, candidates[0], repeats, min_seconds, seed, clock)
                 rows += found
                 refusals += refused
+                profiles += _profiles(setting, backend, candidates, found, profile, progress)
     return BenchReport(
         tuple(rows),
         tuple(refusals),
         tuple(_notes(rows, candidates, [b for b in dict.fromkeys(backends) if not find(b).integers])),
         {**read_cpu().to_json(), "system": platform.system()},
-        _versions(backends),
+        versions(backends),
+        tuple(profiles),
     )
 
 
@@ -230,14 +252,14 @@ def _time(
     for candidate, engine in built:
         inputs = random_inputs(candidate.program, setting.batch, seed=seed)
         try:
-            _warm_up(engine, inputs, clock)
+            warm_up(engine, inputs, clock)
         except CompilerError as error:
             refusals.append(Refusal(setting, candidate.name, error.what))
         else:
             ready.append((candidate, engine, inputs))
     if not ready:
         return [], refusals
-    times = _rounds([(engine, inputs) for _, engine, inputs in ready], repeats, min_seconds, clock)
+    times = rounds([(engine, inputs) for _, engine, inputs in ready], repeats, min_seconds, clock)
     base = next((i for i, (candidate, _, _) in enumerate(ready) if candidate is first), None)
     rows: list[Row] = []
     for i, (candidate, _, _) in enumerate(ready):
@@ -250,41 +272,31 @@ def _time(
     return rows, refusals
 
 
-def _warm_up(engine: Engine, inputs: Sequence[torch.Tensor], clock: Callable[[], float]) -> None:
-    engine(*inputs)  # compiles, for as long as it takes
-    start = clock()
-    for _ in range(_WARM_UP_CALLS):
-        engine(*inputs)
-        if clock() - start >= _WARM_UP_SECONDS:
-            break
-
-
-def _rounds(
-    ready: Sequence[tuple[Engine, Sequence[torch.Tensor]]],
-    repeats: int,
-    min_seconds: float,
-    clock: Callable[[], float],
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return seconds per call, [rounds, candidates]."""
-    times: list[list[float]] = []
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        began = clock()
-        while len(times) < repeats or clock() - began < min_seconds:
-            row = [0.0] * len(ready)
-            for place in range(len(ready)):
-                # Another one begins each round: nobody always runs right after the same neighbour's leftovers.
-                i = (place + len(times)) % len(ready)
-                engine, inputs = ready[i]
-                start = clock()
-                engine(*inputs)
-                row[i] = clock() - start
-            times.append(row)
-    finally:
-        if collecting:
-            gc.enable()
-    return np.array(times)
+def _profiles(
+    setting: Setting,
+    backend: Backend,
+    candidates: Sequence[Candidate],
+    rows: Sequence[Row],
+    wanted: bool,
+    progress: Progress,
+) -> list[Profile]:
+    """Profile int8 candidates: all if wanted, otherwise those that are not faster than their float32 form."""
+    if not isinstance(backend, Profiler) or not (wanted or backend.integers):
+        return []
+    p50 = {row.candidate: row.p50 for row in rows}
+    ran = [candidate for candidate in candidates if candidate.name in p50]
+    found: list[Profile] = []
+    for candidate in ran:
+        form = float_form(candidate.program, [other.program for other in ran])
+        against = next((other for other in ran if other.program is form), None)
+        if against is None or not (wanted or p50[candidate.name] >= p50[against.name]):
+            continue
+        progress(f"profiling {candidate.name} and {against.name}, {setting}")
+        before, after = (
+            backend.profile(c.program, threads=setting.threads, batch=setting.batch) for c in (against, candidate)
+        )
+        found.append(Profile(setting, candidate.name, against.name, blame(before, after)))
+    return found
 
 
 def _notes(rows: Sequence[Row], candidates: Sequence[Candidate], simulating: Sequence[str]) -> list[str]:
@@ -312,13 +324,3 @@ def _notes(rows: Sequence[Row], candidates: Sequence[Candidate], simulating: Seq
 def _is_ragged(program: Program) -> bool:
     """Tell whether a convolution puts out a number of channels that is no multiple of the block."""
     return any(tensor.ndim == 4 and tensor.shape[0] % _BLOCK for _, tensor in program.tensors())
-
-
-def _versions(backends: Sequence[str]) -> dict[str, str]:
-    from importlib import metadata
-
-    found: dict[str, str] = {"torch": str(torch.__version__)}
-    for name, package in (("onnx", "onnxruntime"), ("openvino", "openvino")):
-        if name in backends:
-            found[package] = metadata.version(package)
-    return found

@@ -9,7 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .bench import BenchReport, Ratio, Row
+from .bench import BenchReport, Profile, Ratio, Row
+from .profile import milliseconds
 
 
 def table(report: BenchReport) -> RenderableType:
@@ -17,6 +18,7 @@ def table(report: BenchReport) -> RenderableType:
     parts: list[RenderableType] = [_times(report.rows)]
     if report.refusals:
         parts.append(_refusals(report))
+    parts += [_profile(profile) for profile in report.profiles]
     if report.notes:
         parts.append(Group(*(Text.assemble("  ", ("note", "cyan"), f"  {note}") for note in report.notes)))
     features = ", ".join(report.machine["features"]) or "no integer instructions"
@@ -55,6 +57,29 @@ def _refusals(report: BenchReport) -> RenderableType:
     for refusal in report.refusals:
         shown.add_row(Text("not run", "yellow"), f"{refusal.candidate} on {refusal.setting}", refusal.reason)
     return _indented(shown)
+
+
+def _profile(profile: Profile) -> RenderableType:
+    shown = _table("operations", "float32 ms", "int8 ms", "more ms", "number", "in float32", "slowest", "ms")
+    for column in (1, 2, 3, 4, 5, 7):
+        shown.columns[column].justify = "right"
+    for kind in profile.blame.kinds:
+        shown.add_row(
+            kind.kind,
+            milliseconds(kind.float_ms),
+            milliseconds(kind.int8_ms),
+            Text(
+                f"{'+' * (kind.extra_ms >= 0)}{milliseconds(kind.extra_ms)}", "yellow" if kind.extra_ms > 0 else "green"
+            ),
+            f"{kind.float_count} -> {kind.int8_count}",
+            str(kind.in_float),
+            Text(kind.slowest, "dim"),
+            Text(milliseconds(kind.slowest_ms) if kind.int8_count else "", "dim"),
+        )
+    title = f"{profile.candidate} and {profile.against} on {profile.setting}, operation by operation"
+    return Group(
+        Text(f"  {title}"), _indented(shown), Text.assemble("  ", ("why", "cyan"), f"  {profile.blame.sentence}")
+    )
 
 
 def _ratio(ratio: Ratio | None) -> Text:

@@ -132,9 +132,9 @@ class Deployment:
     def time(self, engine: str, threads: int) -> Json:
         """Time all candidates of one setting, together with the base, in interleaved rounds."""
         from secateur.backends import engines
-        from secateur.backends.bench import _warm_up
         from secateur.backends.engines.agreement import random_inputs
         from secateur.backends.engines.onnx_runtime import session_engine
+        from secateur.backends.timing import warm_up
         from secateur.compiler.errors import CompilerError
 
         backend = engines.get(engine)
@@ -149,13 +149,13 @@ class Deployment:
                     made = build_engine(backend, self.programs[name], threads)
                 else:
                     made = session_engine(self.files[name], threads=threads)
-                _warm_up(made, inputs, time.perf_counter)
+                warm_up(made, inputs)
             except CompilerError as error:
                 refused[name] = portable(error.what)[:300]
             else:
                 built[name] = made
         announce(f"{engine}, {threads}: timing")
-        _warm_up(built[BASE], inputs, time.perf_counter)
+        warm_up(built[BASE], inputs)
         before = processor_seconds()
         times = interleave(list(built.values()), inputs, self.options.repeats, self.options.min_seconds)
         busy, own, idle = (b - a for a, b in zip(before, processor_seconds(), strict=True))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 from ...compiler.errors import MissingExtraError
 from ...compiler.program import Program
 from .agreement import Agreement
+from .op_times import OpTime
 
 Engine = Callable[..., list[Tensor]]
 """A model ready to run, with the number of threads that it was built for: positional input tensors -> output tensors.
@@ -92,6 +93,29 @@ class Backend(Protocol):
             MissingExtraError: A package is not installed.
         """
         ...
+
+
+@runtime_checkable
+class Profiler(Protocol):
+    """What an engine offers besides if it can time single operations."""
+
+    def profile(self, program: Program, *, threads: int, batch: int | None = None) -> list[OpTime]:
+        """Run a program several times and return how long each operation takes, in the order in which they run.
+
+        Args:
+            program: What to run.
+            threads: How many to use.
+            batch: Size of axis 0 of every input; that of the example inputs by default.
+
+        Raises:
+            CompilerError: The engine cannot take it.
+            MissingExtraError: A package is not installed.
+        """
+        ...
+
+
+PROFILED_CALLS = 12
+"""How often a program runs for that, besides a first time, which is not counted."""
 
 
 def require(package: str, extra: str) -> Any:

@@ -32,6 +32,9 @@ _CONVOLUTIONS: Final[dict[int, Callable[..., Tensor]]] = {3: F.conv1d, 4: F.conv
 
 _CLASSES: Final = tuple(QUANTIZED.values())
 
+Rewrite = Callable[[Program], None]
+"""Changes a program in place."""
+
 _SAME_STEP: Final = frozenset({"reshape", "flatten", "permute", "transpose", "unsqueeze", "squeeze", "max_pool"})
 """Operations whose results are among their inputs, so that they stand on the same scale."""
 
@@ -101,14 +104,21 @@ def evaluation_copy(program: Program) -> fx.GraphModule:
     return fx.GraphModule(root, graph, class_name=program.name).eval()
 
 
-def lower(program: Program, dialect: Dialect) -> fx.GraphModule:
+def lower(program: Program, dialect: Dialect, rewrite: Rewrite | None = None) -> fx.GraphModule:
     """Return a program in a dialect.
+
+    Args:
+        program: What to lower; it stays as it is.
+        dialect: The engine's words.
+        rewrite: What the engine wants to have changed first, in place; given a copy whose layers are its own.
 
     Raises:
         CompilerError: Integers of a kind that has no counterpart: names the node.
     """
     graph, root = _copy(program)
     copied = Program(graph, root, program.inputs, program.name)
+    if rewrite is not None:
+        rewrite(copied)
     infer(copied)
     scales: dict[fx.Node, float] = {}
     for node in list(graph.nodes):

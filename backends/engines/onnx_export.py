@@ -18,7 +18,7 @@ from ...compiler.errors import CompilerError
 from ...compiler.program import Program
 from .agreement import measure, random_inputs
 from .base import Emission, Unsupported, first_line, quiet, require
-from .lower import evaluation_copy, is_quantized, lower
+from .lower import Rewrite, evaluation_copy, is_quantized, lower
 
 OPSET: Final = 18
 _EXTRA: Final = "onnx"
@@ -50,7 +50,7 @@ class Exported:
             self.model.save(str(path))
 
 
-_exported: weakref.WeakKeyDictionary[Program, Exported] = weakref.WeakKeyDictionary()
+_exported: weakref.WeakKeyDictionary[Program, dict[Rewrite | None, Exported]] = weakref.WeakKeyDictionary()
 """Exporting takes longer than most other things, and several engines start from it."""
 
 
@@ -64,21 +64,27 @@ def unsupported(program: Program) -> list[Unsupported]:
     return found[:1]
 
 
-def export(program: Program) -> Exported:
+def export(program: Program, rewrite: Rewrite | None = None) -> Exported:
     """Convert a program, at most once.
+
+    Args:
+        program: What to convert.
+        rewrite: What the engine wants to have changed first, see :func:`.lower.lower`; for programs with integers only.
 
     Raises:
         CompilerError: The exporter cannot.
         MissingExtraError: A package is missing.
     """
-    known = _exported.get(program)
-    if known is not None:
-        return known
+    if rewrite is not None and not is_quantized(program):
+        rewrite = None
+    known = _exported.setdefault(program, {})
+    if rewrite in known:
+        return known[rewrite]
     require("onnx", _EXTRA)
     script = require("onnxscript", _EXTRA)
     from .onnx_ops import OnnxDialect, translations
 
-    module = lower(program, OnnxDialect())
+    module = lower(program, OnnxDialect(), rewrite)
     table = translations(getattr(script, f"opset{OPSET}"))
     inputs = random_inputs(program)
     notes: tuple[str, ...] = ()
@@ -95,7 +101,7 @@ def export(program: Program) -> Exported:
                 ) from final
             size = inputs[0].shape[0] if inputs and inputs[0].ndim else 0
             notes = (f"model.onnx takes batches of {size} only: {reason}",)
-    made = _exported[program] = Exported(model, any_batch, notes)
+    made = known[rewrite] = Exported(model, any_batch, notes)
     return made
 
 
@@ -124,7 +130,33 @@ def _convert(exported: torch.export.ExportedProgram, inputs: list[Tensor], table
         node.metadata_props.clear()
     for value in program.model.graph.initializers.values():
         value.metadata_props.clear()
+    _separate_zero_points(program.model.graph)
     return program
+
+
+def _separate_zero_points(graph: Any) -> None:
+    """Give every weight a zero point of its own, where the exporter made one of all that are equal.
+
+    OpenVINO 2026.4 computes all layers before and around in float where a convolution and a linear layer share one.
+    """
+    ir = require("onnx_ir", _EXTRA)
+    seen: set[str] = set()
+    for node in graph:
+        zeros = node.inputs[2] if node.op_type == "DequantizeLinear" and len(node.inputs) > 2 else None
+        if (
+            zeros is None
+            or zeros.const_value is None
+            or not zeros.shape
+            or not zeros.name.endswith("weight_zero_point")
+        ):
+            continue
+        if zeros.name in seen:
+            name = f"{node.inputs[0].name}_zero_point"
+            tensor = ir.tensor(zeros.const_value.numpy(), name=name)
+            own = ir.Value(name=name, shape=zeros.shape, type=zeros.type, const_value=tensor)
+            graph.register_initializer(own)
+            node.replace_input_with(2, own)
+        seen.add(node.inputs[2].name)
 
 
 def _reason(error: BaseException) -> str:

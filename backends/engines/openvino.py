@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -15,11 +16,16 @@ from torch import Tensor
 from ...compiler.errors import CompilerError
 from ...compiler.program import Program
 from . import onnx_export
-from .agreement import Agreement, measure
-from .base import Emission, Engine, Unsupported, first_line, quiet, require
+from .agreement import Agreement, measure, random_inputs
+from .base import PROFILED_CALLS, Emission, Engine, Unsupported, first_line, quiet, require
 from .lower import evaluation_copy, is_quantized
+from .op_times import OpTime, layer_names, op_time
+from .openvino_rewrites import rewrite
 
 _EXTRA: Final = "openvino"
+_INTEGERS: Final = ("_i8", "_u8")
+"""How the names of kernels end that read integers."""
+_NO_WORK: Final = frozenset({"Input", "Output", "Parameter", "Result", "Constant"})
 
 
 class OpenVino:
@@ -35,7 +41,7 @@ class OpenVino:
     def emit(self, program: Program, path: Path) -> Emission:
         """Write OpenVINO's own format: ``path`` (``.xml``), and the weights, as they are, beside it (``.bin``)."""
         package = require("openvino", _EXTRA)
-        exported = onnx_export.export(program)
+        exported = onnx_export.export(program, rewrite)
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
             exported.save(source)
@@ -53,7 +59,7 @@ class OpenVino:
     def build(self, program: Program, *, threads: int) -> Engine:
         """Export a program to ONNX and load that."""
         require("openvino", _EXTRA)
-        exported = onnx_export.export(program)
+        exported = onnx_export.export(program, rewrite)
         folder = tempfile.mkdtemp()
         path = Path(folder) / "model.onnx"
         try:
@@ -71,6 +77,30 @@ class OpenVino:
     def load(self, path: Path, *, threads: int) -> Engine:
         """Load an ONNX file or one of OpenVINO's own."""
         return _Compiled(path, threads)
+
+    def profile(self, program: Program, *, threads: int, batch: int | None = None) -> list[OpTime]:
+        """Time operations by OpenVINO's performance counters; see :class:`.base.Profiler`."""
+        require("openvino", _EXTRA)
+        exported = onnx_export.export(program, rewrite)
+        inputs = random_inputs(program, batch)
+        seen: dict[tuple[str, str, str], list[float]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            exported.save(path)
+            engine = _Compiled(path, threads, profiled=True)
+            for _ in range(PROFILED_CALLS + 1):
+                engine(*inputs)
+                (request,) = engine.requests.values()
+                for counter in request.profiling_info:
+                    if str(counter.status).endswith(".EXECUTED"):
+                        key = str(counter.node_name), str(counter.node_type), str(counter.exec_type)
+                        seen.setdefault(key, []).append(1e3 * counter.real_time.total_seconds())
+        layers = layer_names(exported.model.model.graph)
+        return [
+            op_time(name, kind, median(times[1:]), integers=kernel.lower().endswith(_INTEGERS), layers=layers)
+            for (name, kind, kernel), times in seen.items()
+            if kind not in _NO_WORK
+        ]
 
 
 def _checked(program: Program, engine: Engine, batch_sizes: Sequence[int | None]) -> Agreement:
@@ -98,10 +128,10 @@ def _read(package: Any, path: Path) -> Any:
 
 
 class _Compiled:
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, profiled: bool = False) -> None:
         self.package = require("openvino", _EXTRA)
         self.model = _read(self.package, path)
-        self.threads = threads
+        self.threads, self.profiled = threads, profiled
         self.requests: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -129,5 +159,6 @@ class _Compiled:
             "NUM_STREAMS": 1,
             # Otherwise it computes in bfloat16 where the processor can, and is compared with others' float32.
             "INFERENCE_PRECISION_HINT": "f32",
+            "PERF_COUNT": self.profiled,
         }
         return self.package.Core().compile_model(model, "CPU", settings).create_infer_request()

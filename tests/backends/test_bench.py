@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from secateur.backends.bench import Candidate, bench
 from secateur.backends.engines.base import Emission, Engine, Unsupported
+from secateur.backends.engines.lower import is_quantized
+from secateur.backends.engines.op_times import OpTime
 from secateur.compiler.errors import CompilerError, MissingExtraError, OptionError
 from secateur.compiler.program import Program
 from support.quantized_by_hand import Mixed, quantized
@@ -199,3 +201,53 @@ def test_the_model_is_left_as_it_is() -> None:
     program.root.train()
     bench([Candidate("a", program)], repeats=1, min_seconds=0)
     assert all(module.training for module in program.root.modules())
+
+
+class Profiled(Fake):
+    """A backend that also times operations: always the same, of the candidate that has integers."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self.asked: list[tuple[int, int, int | None]] = []
+
+    def profile(self, program: Program, *, threads: int, batch: int | None = None) -> list[OpTime]:
+        self.asked.append((_key(program), threads, batch))
+        return [OpTime("fc", "linear", 2.0 if is_quantized(program) else 1.0, "float32")]
+
+
+def _pair() -> list[Candidate]:
+    return [
+        Candidate("real", captured(nn.Linear(4, 2), 1, 4)),
+        Candidate("int8", quantized(nn.Linear(4, 2), 1, 4)),
+    ]
+
+
+@pytest.mark.parametrize(("slow", "wanted", "profiles"), [(True, False, 1), (False, False, 0), (False, True, 1)])
+def test_operations_are_blamed_where_int8_is_not_faster(slow: bool, wanted: bool, profiles: int) -> None:
+    # One engine serves both candidates: calls alternate, A B, B A, after two calls each to warm up.
+    machine = Machine({4: lambda n: 1.0})
+    backend = Profiled(machine)
+    turns = iter([0.5, 0.5, 0.5, 0.5] + ([1.0, 2.0, 2.0, 1.0] if slow else [2.0, 1.0, 1.0, 2.0]))
+    machine.seconds[4] = lambda n: next(turns)
+    report = bench(
+        _pair(), repeats=2, min_seconds=0, profile=wanted, find=lambda _: backend, clock=machine.clock, batch_sizes=[3]
+    )
+    assert len(report.profiles) == profiles
+    assert backend.asked == [(4, 1, 3)] * 2 * profiles
+    for profile in report.profiles:
+        assert (profile.candidate, profile.against) == ("int8", "real")
+        assert "1 of 1 linear layers are computed in float32 (first fc)" in profile.blame.sentence
+        assert json.loads(json.dumps(report.to_json()))["profiles"][0]["against"] == "real"
+
+
+def test_simulated_integers_are_blamed_only_when_asked() -> None:
+    class Simulating(Profiled):
+        integers = False
+
+    for wanted in (False, True):
+        machine = Machine({4: lambda n: 1.0})
+        backend = Simulating(machine)
+        report = bench(
+            _pair(), repeats=1, min_seconds=0, profile=wanted, find=lambda _, b=backend: b, clock=machine.clock
+        )
+        assert len(report.profiles) == wanted

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 
-from secateur.backends.bench import BenchReport, Ratio, Refusal, Row, Setting
+from secateur.backends.bench import BenchReport, Profile, Ratio, Refusal, Row, Setting
 from secateur.backends.bench_table import table
+from secateur.backends.engines.op_times import OpTime
+from secateur.backends.profile import blame
 
 ONE, TWO = Setting("onnx", 1, 1), Setting("onnx", 2, 8)
 REPORT = BenchReport(
@@ -45,3 +49,16 @@ def test_rows_refusals_notes_and_machine() -> None:
 def test_nothing_to_add() -> None:
     lines = _shown(BenchReport(REPORT.rows[:1], (), (), {"name": "", "architecture": "riscv64", "features": []}, {}))
     assert lines[1:] == ["onnx 1 1 original 12.3 15 30", "riscv64 (no integer instructions);"]
+
+
+def test_profiles_are_shown_with_the_sentence() -> None:
+    before = [OpTime("stem", "convolution", 2.0, "float32")]
+    after = [OpTime("stem", "convolution", 3.0, "float32")]
+    profile = Profile(ONE, "int8", "original", blame(before, after))
+    lines = _shown(replace(REPORT, refusals=(), notes=(), profiles=(profile,)))
+    assert lines[5:7] == [
+        "int8 and original on onnx, 1 thread, batch 1, operation by operation",
+        "operations float32 ms int8 ms more ms number in float32 slowest ms",
+    ]
+    assert lines[7] == "convolution 2.00 3.00 +1.00 1 -> 1 1 stem 3.00"
+    assert lines[8].startswith("why convolution operations take 1.00 ms more than in float32")

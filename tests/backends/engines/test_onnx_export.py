@@ -82,8 +82,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real: Any = onnx_export.lower
 
-    def wrong(program: Any, dialect: Any) -> Any:
-        module = real(program, dialect)
+    def wrong(program: Any, dialect: Any, rewrite: Any) -> Any:
+        module = real(program, dialect, rewrite)
         module.register_parameter("fc_bias", None)
         module.fc = nn.Linear(8, 5)
         return module
@@ -165,3 +165,24 @@ def test_integers_are_those_of_torch(integers: tuple[Any, Path, Any]) -> None:
     assert found.max_difference <= 2.1 * 2 * found.scale / 255
     assert found.share_differing <= 0.3
     assert found.relative_error < 0.02
+
+
+def test_every_integer_weight_has_a_zero_point_of_its_own(integers: tuple[Any, Path, Any]) -> None:
+    _, path, _ = integers
+    zeros = [
+        n.input[2]
+        for n in onnx.load(path).graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0].endswith("weight")
+    ]
+    assert len(zeros) == len(set(zeros)) == 7
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_one_operation(approximate: str, tmp_path: Path) -> None:
+    program = captured(nn.Sequential(nn.Linear(8, 8), nn.GELU(approximate=approximate)).eval(), 2, 8)
+    emit(program, tmp_path / "model.onnx")
+    run = session_engine(tmp_path / "model.onnx", threads=1, optimized=tmp_path / "optimized.onnx")
+    x = 3 * torch.randn(5, 8)
+    torch.testing.assert_close(run(x), [program.module(x).detach()], atol=1e-5, rtol=1e-4)
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert not {"Erf", "Div", "Mul"} & set(found) or approximate == "tanh"

@@ -60,3 +60,39 @@ def test_a_wrong_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         OpenVino().emit(program, tmp_path / "model.xml")
     found = OpenVino().emit(quantized(Mixed(16), 2, 3, 16, 16), tmp_path / "model.xml")
     assert found.notes == ("OpenVINO's outputs differ from torch's by 100%: measure accuracy before use",)
+
+
+def test_operations_are_timed_one_by_one() -> None:
+    for program, precision in (
+        (captured(Mixed(16).eval(), 1, 3, 8, 8), "float32"),
+        (quantized(Mixed(16), 1, 3, 8, 8), "int8"),
+    ):
+        found = OpenVino().profile(program, threads=1, batch=2)
+        layers = {op.node: op for op in found if op.kind in ("convolution", "linear")}
+        assert {"stem", "depthwise", "point", "branch"} <= set(layers)
+        assert {layers[name].precision for name in ("stem", "point", "branch")} == {precision}
+        assert sum(op.ms for op in found) > 0
+
+
+class Tokens(nn.Module):
+    """A convolution and a linear layer on rank 3, as wide as one another: their zero points are equal constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.body, self.fc = (
+            nn.Conv2d(3, 64, 4, stride=4),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.Linear(64, 64),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(self.conv(x)).flatten(2).transpose(1, 2))
+
+
+def test_layers_of_equal_width_all_run_in_integers() -> None:
+    found = OpenVino().profile(quantized(Tokens(), 1, 3, 64, 64), threads=1)
+    assert {op.node: op.precision for op in found if op.kind in ("convolution", "linear")} == {
+        "conv": "int8",
+        "body": "int8",
+        "fc": "int8",
+    }

@@ -57,3 +57,10 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"nothing")
     with pytest.raises(CompilerError, match=r"cannot load the file: .*\n  at: model\.pt2"):
         TorchEager().load(tmp_path / "model.pt2", threads=1)
+
+
+def test_operations_are_timed_one_by_one() -> None:
+    program = captured(Residual())
+    found = TorchEager().profile(program, threads=1, batch=3)
+    assert {"stem", "fc"} <= {op.node for op in found if op.kind in ("convolution", "linear")}
+    assert all(op.ms > 0 and op.precision == "float32" for op in found)
