@@ -124,8 +124,8 @@ def _calibration(
     """Open what --data names, for the passes that calibrate."""
     from .backends import calibration
 
-    wanted = calibration.needed_by(pipeline)
     if arguments.data is None:
+        wanted = calibration.makes_do_with_noise(pipeline)
         if wanted:
             progress.log(
                 f"secateur: {wanted} calibrates on random noise, since no --data are given: expect bad accuracy"

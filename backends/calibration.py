@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..compiler.data.images import ImageSet, default_preprocess, open_images
 from ..compiler.data.preprocess import Preprocess
+from ..passes.base import Pass
 from ..passes.pipeline import PassPipeline
 from .inputs import ModelInput
+from .report import example_of
 
 BATCH: Final = 32
 
@@ -23,15 +25,19 @@ class Calibration:
     images: ImageSet
     spec: dict[str, Any]
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield batches of images."""
-        for images, _ in self.images:
-            yield images
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        """Yield batches of images, with their labels where these are the model's own classes."""
+        for images, labels in self.images:
+            yield images if labels is None else (images, labels)
 
 
-def needed_by(pipeline: PassPipeline) -> str:
-    """Return the name of the first pass that calibrates; empty if none does."""
-    return next((p.name for p in pipeline.passes if any(field.name == "data" for field in fields(p))), "")
+def makes_do_with_noise(pipeline: PassPipeline) -> str:
+    """Return the name of the first pass that calibrates on noise if nothing better is given; empty if none does."""
+    return next((p.name for p in pipeline.passes if _takes_data(p) and getattr(p, "noise_will_do", False)), "")
+
+
+def _takes_data(pass_: Pass) -> bool:
+    return any(field.name == "data" for field in fields(pass_))
 
 
 def open_for(
@@ -39,15 +45,19 @@ def open_for(
 ) -> Calibration:
     """Open calibration images: training images of an example, else whatever the folder holds.
 
+    The model's own example comes with labels. What folders are called need not be what a model's outputs mean, so their
+    images come without.
+
     Raises:
         SourceError: There are none, or they cannot be read.
         OptionError: The preprocessing cannot be read, or does not fit.
     """
-    how = _preprocess(model, data, preprocess)
-    images = open_images(data, preprocess=how, labelled=False, limit=limit, seed=seed, batch_size=BATCH, split="train")
-    return Calibration(
-        images, {"data": data, "preprocess": str(how), "limit": limit, "seed": seed, "images": len(images)}
+    how, labelled = _preprocess(model, data, preprocess), example_of(model.spec) == data
+    images = open_images(
+        data, preprocess=how, labelled=labelled, limit=limit, seed=seed, batch_size=BATCH, split="train"
     )
+    spec = {"data": data, "preprocess": str(how), "limit": limit, "seed": seed}
+    return Calibration(images, {**spec, "images": len(images), "labelled": labelled})
 
 
 def open_again(spec: Mapping[str, Any]) -> Calibration:
@@ -59,7 +69,7 @@ def open_again(spec: Mapping[str, Any]) -> Calibration:
     images = open_images(
         str(spec["data"]),
         preprocess=Preprocess.parse(str(spec["preprocess"])),
-        labelled=False,
+        labelled=bool(spec.get("labelled", False)),
         limit=spec["limit"],
         seed=int(spec["seed"]),
         batch_size=BATCH,

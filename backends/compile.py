@@ -25,6 +25,7 @@ from ..passes.options import spec_of
 from ..passes.pipeline import PassPipeline
 from . import artefact, catalog, engines, report, weights_file
 from .checks import Checked, check, compose
+from .stopwatch import DeployedStopwatch
 
 DEFAULT_PIPELINE: Final = "prune{macs=0.5}"
 
@@ -189,18 +190,20 @@ def compile(
 
 
 def equip(passes: PassPipeline, data: Iterable[Any] | None, progress: Progress) -> PassPipeline:
-    """Hand data and progress to the passes that take them and were given none."""
+    """Hand data, progress and stopwatches to the passes that take them and were given none."""
 
-    def equipped(pass_: Pass) -> Pass:
+    def equipped(place: int, pass_: Pass) -> Pass:
         names = {field.name: field for field in fields(pass_)}
         given: dict[str, Any] = {}
         if data is not None and "data" in names and getattr(pass_, "data", None) is None:
             given["data"] = data
         if "progress" in names and getattr(pass_, "progress", None) is names["progress"].default:
             given["progress"] = progress
+        if "stopwatch" in names and getattr(pass_, "stopwatch", None) is None:
+            given["stopwatch"] = partial(DeployedStopwatch, behind=passes.passes[place + 1 :])
         return replace(pass_, **given) if given else pass_
 
-    return PassPipeline(map(equipped, passes.passes))
+    return PassPipeline(equipped(place, pass_) for place, pass_ in enumerate(passes.passes))
 
 
 def _captured(

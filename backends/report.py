@@ -54,7 +54,10 @@ def build(
         "accuracy": dict(accuracy) if accuracy is not None else None,
         "verification": summary(checked) if checked is not None else None,
         "layers": layers(original, compact),
-        "passes": [{"pass": step.text, "changed": step.changed, "stats": dict(step.stats)} for step in result.steps],
+        "passes": [
+            {"pass": step.text, "changed": step.changed, "stats": dict(step.stats), "record": dict(step.record)}
+            for step in result.steps
+        ],
         "remarks": [
             {"kind": r.kind.value, "pass": r.pass_name, "node": r.node, "reason": r.reason} for r in result.remarks
         ],

@@ -12,7 +12,7 @@ the checks that ``compile`` makes (:mod:`.checks`): every tensor bit for bit, th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -71,6 +71,7 @@ def verify(directory: str | Path, *, progress: Callable[[str], None] = lambda te
     original = _original(report, directory)
     seed, text = _seed(report), str(report.get("pipeline", ""))
     passes = PassPipeline.parse(text)
+    passes = PassPipeline(pass_.recall(record) for pass_, record in zip(passes.passes, _records(report), strict=False))
     stored = weights_file.read(directory / "model.safetensors")
     if any(pass_.contract is not Contract.MASKED for pass_ in passes.passes):
         progress("running the pipeline again")
@@ -109,6 +110,13 @@ def _compare(stored: Mapping[str, Tensor], made: Mapping[str, Tensor], where: Pa
 def _seed(report: Mapping[str, Any]) -> int:
     seed = report.get("seed", 0)
     return seed if isinstance(seed, int) else 0
+
+
+def _records(report: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield what each pass recorded of the choices that cannot be made again."""
+    for entry in report.get("passes", []):
+        record = entry.get("record")
+        yield record if isinstance(record, Mapping) else {}
 
 
 def _original(report: Mapping[str, Any], directory: Path) -> Program:

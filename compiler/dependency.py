@@ -158,6 +158,10 @@ class Block:
         """All classes of the block, cell by cell."""
         return np.concatenate(self.cells)
 
+    def widths(self, levels: Classes) -> Classes:
+        """Return how many classes the block keeps at these levels."""
+        return sum(len(cell) for cell in self.cells) * levels // self.levels
+
 
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:

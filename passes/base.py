@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from ..compiler.plan import Plan
 from ..compiler.program import Program
@@ -55,6 +55,21 @@ class PassResult:
     remarks: tuple[Remark, ...] = ()
     plan: Plan | None = None
     """Set by passes that remove channels: what they kept of their input program."""
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the result depends on besides program and options (measured times), as JSON: see :meth:`Pass.recall`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What a pass that repairs pruning compares with.
+
+    A pass that has a field ``pruned: Pruned | None`` gets it from the pipeline right before it runs.
+    """
+
+    dense: Program
+    """The program before the first of the passes that removed channels."""
+    plan: Plan
+    """What they kept of it."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +82,15 @@ class Pass(ABC):
     @abstractmethod
     def run(self, program: Program) -> PassResult:
         """Return the rewritten program; the one given stays as it is."""
+
+    def recall(self, record: Mapping[str, Any]) -> Self:
+        """Return the pass with its choices taken from a result's record, so that it makes the same again."""
+        del record
+        return self
+
+    def draft(self) -> Self | None:
+        """Return a pass that is quick to run and whose result is as fast as this one's, whatever its numbers.
+
+        ``None`` if a program is as fast without it. Used where only the speed of a pipeline's result is asked for.
+        """
+        return self

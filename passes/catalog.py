@@ -30,6 +30,17 @@ class Entry:
 
 PASSES: dict[str, Entry] = {
     "prune": Entry(".prune.prune:Prune", "remove the least important channels, within a budget"),
+    "absorb": Entry(".compensate.absorb:Absorb", "after prune: move the mean of removed channels into biases"),
+    "reconstruct": Entry(".compensate.reconstruct:Reconstruct", "after prune: refit layers by least squares, on data"),
+    "reconstruct-blocks": Entry(
+        ".compensate.reconstruct_blocks:ReconstructBlocks", "after reconstruct: refit the layers of a block together"
+    ),
+    "reestimate-bn": Entry(
+        ".compensate.reestimate_bn:ReestimateBN", "after prune: measure batch-norm statistics again, on data"
+    ),
+    "repair-variance": Entry(
+        ".compensate.repair_variance:RepairVariance", "after prune: give channels their mean and variance back, on data"
+    ),
     "fold-bn": Entry(".fold_bn:FoldBN", "fold batch norms into the layers next to them, exactly"),
     "eliminate-dead-channels": Entry(
         ".eliminate_dead_channels:EliminateDeadChannels", "remove channels that are constant or unread, exactly"

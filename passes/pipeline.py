@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
-from ..compiler.errors import CompilerError, InternalError
+from ..compiler.errors import CompilerError, InternalError, OptionError
+from ..compiler.plan import compose
 from . import catalog
-from .base import Pass, PassResult, Remark
+from .base import Contract, Pass, PassResult, Pruned, Remark
 from .instruments import Instrument, VerifyEach
 from .options import spec_of
 from .spec import PipelineSpec, parse
@@ -31,6 +32,7 @@ class Step:
     stats: Mapping[str, int | float]
     remarks: tuple[Remark, ...]
     plan: Plan | None
+    record: Mapping[str, Any]
 
     @property
     def text(self) -> str:
@@ -92,12 +94,56 @@ class PassPipeline:
         watching: list[Instrument] = [VerifyEach(), *instruments] if verify else list(instruments)
         steps: list[Step] = []
         for pass_ in self.passes:
-            result = _run_watched(pass_, program, watching)
+            result = _run_watched(_comparing(pass_, steps), program, watching)
             steps.append(
-                Step(pass_, program, result.program, result.changed, result.stats, result.remarks, result.plan)
+                Step(
+                    pass_,
+                    program,
+                    result.program,
+                    result.changed,
+                    result.stats,
+                    result.remarks,
+                    result.plan,
+                    result.record,
+                )
             )
             program = result.program
         return PipelineResult(program, tuple(steps))
+
+
+def _comparing(pass_: Pass, steps: Sequence[Step]) -> Pass:
+    """Hand a pass that repairs what pruning broke the dense program and the plan.
+
+    The dense program is the one before the passes that removed channels, as far back as nothing else stands between:
+    another pass would have changed what the two programs have in common.
+
+    Raises:
+        OptionError: No such pass stands before this one.
+    """
+    if not _compares(pass_) or getattr(pass_, "pruned", None) is not None:
+        return pass_
+    stretch: list[Step] = []
+    for step in reversed(steps):
+        if step.changed and step.pass_.contract is not Contract.MASKED and not _compares(step.pass_):
+            break
+        stretch.append(step)
+    while stretch and stretch[-1].pass_.contract is not Contract.MASKED:
+        stretch.pop()
+    if not stretch:
+        between = next((step.text for step in reversed(steps) if step.changed), "")
+        raise OptionError(
+            f"{pass_.name} must stand right after prune: it compares with the program before pruning",
+            where=f"{between},{spec_of(pass_)}" if between else str(spec_of(pass_)),
+            hint=f"prune{{macs=0.5}},{pass_.name}, and other passes behind them",
+        )
+    dense = stretch[-1].before
+    shapes = {name: tuple(tensor.shape) for name, tensor in dense.tensors()}
+    given: dict[str, Any] = {"pruned": Pruned(dense, compose((step.plan for step in reversed(stretch)), shapes))}
+    return replace(pass_, **given)
+
+
+def _compares(pass_: Pass) -> bool:
+    return any(field.name == "pruned" for field in fields(pass_))
 
 
 def _run_watched(pass_: Pass, program: Program, instruments: Sequence[Instrument]) -> PassResult:

@@ -81,7 +81,7 @@ def _op_times(events: Iterable[Any], layers: Mapping[str, str]) -> list[OpTime]:
         first: dict[str, Any] = next(iter(arguments.get("input_type_shape", [])), {})
         integers[key] = not _INTEGERS.isdisjoint(first)
     return [
-        op_time(name, kind, median(times[1:]) / 1e3, integers=integers[name, kind], layers=layers)
+        op_time(name, kind, median(times[1:] or times) / 1e3, integers=integers[name, kind], layers=layers)
         for (name, kind), times in seen.items()
     ]
 

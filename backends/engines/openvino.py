@@ -97,7 +97,7 @@ class OpenVino:
                         seen.setdefault(key, []).append(1e3 * counter.real_time.total_seconds())
         layers = layer_names(exported.model.model.graph)
         return [
-            op_time(name, kind, median(times[1:]), integers=kernel.lower().endswith(_INTEGERS), layers=layers)
+            op_time(name, kind, median(times[1:] or times), integers=kernel.lower().endswith(_INTEGERS), layers=layers)
             for (name, kind, kernel), times in seen.items()
             if kind not in _NO_WORK
         ]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from ...compiler.errors import BudgetError
-from .selection import Ints, Selection
+from .selection import Bools, Ints, Selection
 
-TOLERANCE = 0.01
+TOLERANCE: Final = 0.01
 """A budget counts as met within this fraction of the original cost."""
 
 
@@ -21,18 +19,10 @@ class Budget:
 
     name: str
     fraction: float
-    cost: Callable[[npt.NDArray[np.bool_]], int]
+    cost: Callable[[Bools], float]
 
 
-@dataclass(frozen=True)
-class Met:
-    """Levels, and the fraction of the original cost that they keep."""
-
-    levels: Ints
-    fraction: float
-
-
-def meet(budget: Budget, selection: Selection, scope: str) -> Met:
+def meet(budget: Budget, selection: Selection, scope: str) -> Ints:
     """Lower blocks in the order of ``scope`` until the cost is as near to the budget as one step allows.
 
     Raises:
@@ -42,21 +32,23 @@ def meet(budget: Budget, selection: Selection, scope: str) -> Met:
     target = budget.fraction * original
     steps = selection.steps(scope)
 
-    def cost_after(prefix: int) -> int:
+    def cost_after(prefix: int) -> float:
         return budget.cost(selection.keep(steps.levels(prefix)))
 
     smallest = cost_after(len(steps))
     if smallest > target + TOLERANCE * original:
-        raise BudgetError(
-            f"{budget.name}={budget.fraction:g} cannot be reached: "
-            f"the smallest legal widths keep {smallest / max(original, 1):.3f} of the {budget.name}",
-            hint=f"{budget.name}={min(smallest / max(original, 1) + 0.005, 1.0):.2f} or more; "
-            "`secateur inspect` shows what is pinned, and why",
-        )
+        raise unreachable(budget.name, budget.fraction, smallest / max(original, 1e-12))
     low, high = 0, len(steps)
     while low < high:  # the first prefix whose cost does not exceed the target
         middle = (low + high) // 2
         low, high = (low, middle) if cost_after(middle) <= target else (middle + 1, high)
     best = min({max(low - 1, 0), low}, key=lambda prefix: abs(cost_after(prefix) - target))
-    levels = steps.levels(best)
-    return Met(levels, budget.cost(selection.keep(levels)) / max(original, 1))
+    return steps.levels(best)
+
+
+def unreachable(name: str, fraction: float, reachable: float) -> BudgetError:
+    """Say that a budget cannot be met, and what can."""
+    return BudgetError(
+        f"{name}={fraction:g} cannot be reached: the smallest legal widths keep {reachable:.3f} of the {name}",
+        hint=f"{name}={min(reachable + 0.005, 1.0):.2f} or more; `secateur inspect` shows what is pinned, and why",
+    )

@@ -8,16 +8,14 @@ budget's; the rest is slicing. The result equals the original in which the remov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ...compiler.analysis import analyze
 from ...compiler.collection import no_collection
-from ...compiler.cost import CostModel
 from ...compiler.dependency import ChannelDependencies, ChannelGroup
 from ...compiler.errors import OptionError
 from ...compiler.program import Program
@@ -25,18 +23,31 @@ from ..base import Contract, Pass, PassResult, Remark, RemarkKind
 from ..slicing.plan import plan_of
 from ..slicing.rewrite import rewrite
 from ..slicing.tensors import KeptChannels, slice_tensors
-from .budget import TOLERANCE, Budget, meet
 from .criteria import criterion
+from .criteria.base import Context, Scores
+from .criteria.data import read
+from .latency import Stopwatch
 from .layers import check_patterns, format_layers, is_frozen, matches, parse_layers, ratio_for
-from .scoring import score_classes
-from .selection import Ints, Limits, Selection
+from .scoring import normalized, score_classes
+from .selection import Bools, Ints, Limits, Selection
+from .widths import LATENCY, Scope, Widths
 
-Bools = npt.NDArray[np.bool_]
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What is to stay."""
+
+    keep: Bools
+    """[classes]."""
+    levels: Ints
+    """[blocks]."""
+    stats: dict[str, int | float]
+    notes: list[Remark]
 
 
 @dataclass(frozen=True)
 class Prune(Pass):
-    """Remove channels down to a budget. Give exactly one of ``ratio``, ``params``, ``macs`` and ``layers``."""
+    """Remove channels down to a budget: ``ratio``, ``params``, ``macs``, ``bytes``, ``latency`` or ``layers``."""
 
     name: ClassVar[str] = "prune"
     contract: ClassVar[Contract] = Contract.MASKED
@@ -47,6 +58,10 @@ class Prune(Pass):
     """Fraction of the parameters that is kept."""
     macs: float | None = None
     """Fraction of the multiply-accumulates that is kept."""
+    bytes: float | None = None
+    """Fraction of the bytes of the weights file that is kept."""
+    latency: float | None = None
+    """Fraction of the time per call that is kept, measured on ``engine`` after the passes that follow."""
     layers: Mapping[str, float] = field(
         default_factory=dict[str, float],
         metadata={"parse": parse_layers, "format": format_layers, "expected": "LAYER:FRACTION,..."},
@@ -54,8 +69,20 @@ class Prune(Pass):
     """Fraction removed, layer by layer; everything else stays."""
     criterion: str = "l2"
     """How channels are scored: see ``secateur list criteria``."""
-    scope: Literal["uniform", "global"] = "uniform"
-    """Whether all groups shrink alike, or the least important channels go wherever they are."""
+    aggregate: Literal["mean", "sum", "max", "product"] = "mean"
+    """How the scores of everything that a channel touches become one."""
+    normalize: Literal["auto", "group", "none", "isomorphic", "lamp"] = "auto"
+    """What makes scores of different groups comparable, for scope=global: see ``scoring``. Auto is none for criteria
+    that estimate the loss, which compares as it is, and else group."""
+    scope: Scope = "uniform"
+    """Whether all groups shrink alike, or the least important channels go wherever they are, or all widths are chosen
+    at once so that they do the least damage within all budgets given (several, if need be)."""
+    engine: str = "onnx"
+    """What latency is measured on."""
+    threads: int = 1
+    """Of the engine."""
+    batch: int = 1
+    """Inputs per call, for latency."""
     round_to: int = 1
     """Kept widths are multiples of this, or untouched."""
     min_width: int = 1
@@ -66,6 +93,17 @@ class Prune(Pass):
     """Layers that match keep their output channels."""
     seed: int = 0
     """Of criteria that draw numbers."""
+    stopwatch: Callable[[str, int, int], Stopwatch] | None = field(
+        default=None, compare=False, repr=False, metadata={"text": False}
+    )
+    """From engine, threads and batch size to something that measures them."""
+    chosen: tuple[int, ...] | None = field(default=None, compare=False, repr=False, metadata={"text": False})
+    """Levels of the blocks, in place of a search for them."""
+    data: Iterable[Any] | None = field(default=None, compare=False, metadata={"text": False})
+    """Calibration batches for the criteria that need some: tensors, or tuples of the inputs and, last, the labels."""
+    progress: Callable[[str], None] = field(
+        default=lambda text: None, compare=False, repr=False, metadata={"text": False}
+    )
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -73,74 +111,144 @@ class Prune(Pass):
         Raises:
             OptionError: No or several budgets, or a value out of range.
         """
-        budgets = {"ratio": self.ratio, "params": self.params, "macs": self.macs, "layers": self.layers or None}
-        given = [name for name, value in budgets.items() if value is not None]
-        if len(given) != 1:
+        fractions = self._fractions()
+        given = [*(["ratio"] if self.ratio is not None else []), *fractions, *(["layers"] if self.layers else [])]
+        together = self.scope == "knapsack" and len(given) == len(fractions)
+        if not given or (len(given) > 1 and not together):
             raise OptionError(
                 f"prune needs exactly one budget, {' and '.join(given) or 'none'} given",
-                hint="prune{macs=0.5}, prune{params=0.5}, prune{ratio=0.5} or prune{layers=conv1:0.5}",
+                hint="prune{macs=0.5}, prune{params=0.5}, prune{ratio=0.5} or prune{layers=conv1:0.5}; with "
+                "scope=knapsack several of macs, params, bytes and latency",
             )
-        for name, low_ok in (("ratio", True), ("params", False), ("macs", False)):
-            value = budgets[name]
-            if isinstance(value, float | int) and not (0 <= value < 1 if low_ok else 0 < value <= 1):
-                meaning = "fraction removed, 0 <= ratio < 1" if low_ok else f"fraction kept, 0 < {name} <= 1"
-                raise OptionError(f"{name}={value:g} is out of range", hint=meaning)
-        for name, number in (("round-to", self.round_to), ("min-width", self.min_width)):
+        if self.scope == "knapsack" and not together:
+            raise OptionError(f"scope=knapsack has no use for {given[0]}", hint="give macs, params, bytes or latency")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise OptionError(f"ratio={self.ratio:g} is out of range", hint="fraction removed, 0 <= ratio < 1")
+        for name, fraction in fractions.items():
+            if not 0 < fraction <= 1:
+                raise OptionError(f"{name}={fraction:g} is out of range", hint=f"fraction kept, 0 < {name} <= 1")
+        for name, number in (
+            ("round-to", self.round_to),
+            ("min-width", self.min_width),
+            ("threads", self.threads),
+            ("batch", self.batch),
+        ):
             if number < 1:
                 raise OptionError(f"{name}={number} is out of range", hint=f"{name} is a whole number from 1 up")
         criterion(self.criterion)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the criterion needs calibration data."""
+        return criterion(self.criterion).needs_data
 
     @no_collection()
     def run(self, program: Program) -> PassResult:
         """Prune; see :class:`~..base.Pass`."""
         deps = analyze(program)
-        keep, stats, notes = self.choose(program, deps)
-        kept = KeptChannels(deps, keep)
+        chosen = self.choose(program, deps)
+        kept, stats = KeptChannels(deps, chosen.keep), chosen.stats
         tensors, indices = slice_tensors(program, kept)
-        remarks = (*_analysis_remarks(deps), *notes)
+        remarks = (*_analysis_remarks(deps), *chosen.notes)
         plan = plan_of(kept, indices)
+        record = {"levels": chosen.levels.tolist()} if self.latency is not None else {}
         if not tensors:
             nothing = Remark(
                 RemarkKind.MISSED, self.name, "", "nothing was pruned: no channel may go within the options"
             )
             return PassResult(program, changed=False, stats=stats, remarks=(*remarks, nothing), plan=plan)
-        return PassResult(rewrite(program, tensors, kept), changed=True, stats=stats, remarks=remarks, plan=plan)
+        result = rewrite(program, tensors, kept)
+        return PassResult(result, changed=True, stats=stats, remarks=remarks, plan=plan, record=record)
 
-    def choose(self, program: Program, deps: ChannelDependencies) -> tuple[Bools, dict[str, int | float], list[Remark]]:
-        """Return the classes that stay, figures about the choice, and remarks on it."""
+    def choose(self, program: Program, deps: ChannelDependencies) -> Chosen:
+        """Return the classes that stay."""
         check_patterns(self.include, deps, "include")
         check_patterns(self.exclude, deps, "exclude")
         check_patterns(tuple(self.layers), deps, "layers")
-        scores = score_classes(program, deps, self.criterion, self.seed)
         limits = Limits(self.round_to, self.min_width)
-        selection = Selection(deps, scores, limits, lambda group: is_frozen(group, self.include, self.exclude))
+        normalize = self.normalize
+        if normalize == "auto":
+            normalize = "none" if criterion(self.criterion).estimates_loss else "group"
         notes: list[Remark] = []
-        keep = selection.keep(self._levels(program, deps, selection, notes))
-        stats: dict[str, int | float] = {
-            "channels": int(sum(g.width for g in deps.groups)),
-            "removed": int((~keep).sum()),
-        }
-        return keep, stats, notes
 
-    def _levels(self, program: Program, deps: ChannelDependencies, selection: Selection, notes: list[Remark]) -> Ints:
+        def select(scores: Scores) -> Selection:
+            return Selection(
+                deps,
+                scores,
+                limits,
+                lambda group: is_frozen(group, self.include, self.exclude),
+                relative=normalize == "group",
+            )
+
+        def choice(scores: Scores) -> Bools:
+            trial = select(normalized(scores, deps, normalize))
+            return trial.keep(self._levels(program, deps, trial, [], {}))
+
+        context = replace(self._context(program, deps), choice=choice)
+        selection = select(score_classes(context, self.criterion, normalize))
+        stats: dict[str, int | float] = {"channels": int(sum(g.width for g in deps.groups))}
+        levels = self._levels(program, deps, selection, notes, stats)
+        keep = selection.keep(levels)
+        stats["removed"] = int((~keep).sum())
+        return Chosen(keep, levels, stats, notes)
+
+    def recall(self, record: Mapping[str, Any]) -> Prune:
+        """Take the widths from the record: measured times are never the same twice."""
+        return replace(self, chosen=tuple(record["levels"])) if "levels" in record else self
+
+    def _context(self, program: Program, deps: ChannelDependencies) -> Context:
+        """Return what the criterion may look at.
+
+        Raises:
+            OptionError: It needs calibration data, and there are none.
+            SourceError: They are not what the model takes.
+        """
+        if self.calibrates and self.data is None:
+            raise OptionError(
+                f"criterion '{self.criterion}' scores channels by what they do on data, and none were given",
+                hint="give calibration images: --data DIR (Python: compile(..., data=batches)); "
+                "l1, l2, fpgm and bn-scale need none",
+            )
+        batches = read(self.data, program.inputs) if self.calibrates and self.data is not None else ()
+        return Context(program, deps, batches, self.aggregate, self.seed, self.progress)
+
+    def _levels(
+        self,
+        program: Program,
+        deps: ChannelDependencies,
+        selection: Selection,
+        notes: list[Remark],
+        stats: dict[str, int | float],
+    ) -> Ints:
         """Return the block levels that the budget asks for."""
+        if self.chosen is not None:
+            return np.array(self.chosen, dtype=np.int64)
         if self.layers:
             return self._by_layer(selection, notes)
         if self.ratio is not None and self.scope == "uniform":
             return selection.at_ratio(float(self.ratio))
-        cost = CostModel(program, deps)
-        if self.ratio is not None:
-            count = int(selection.keep(selection.full).sum())
-            budget = Budget("channels", 1.0 - self.ratio, lambda keep: int(keep.sum()) - len(keep) + count)
-        elif self.params is not None:
-            budget = Budget("params", self.params, lambda keep: cost(keep)[0])
-        else:
-            budget = Budget("macs", float(self.macs or 1.0), lambda keep: cost(keep)[1])
-        met = meet(budget, selection, self.scope)
-        if abs(met.fraction - budget.fraction) > TOLERANCE:
-            reason = f"{budget.name}={budget.fraction:g} was asked for; legal widths come as near as {met.fraction:.4f}"
-            notes.append(Remark(RemarkKind.NOTE, self.name, "", reason))
-        return met.levels
+        budgets = self._fractions() if self.ratio is None else {"channels": 1.0 - self.ratio}
+        search = Widths(
+            program,
+            deps,
+            selection,
+            self.scope,
+            budgets,
+            "sum" if criterion(self.criterion).estimates_loss else "share",
+            lambda keep: program if keep.all() else _pruned(program, KeptChannels(deps, keep)),
+            self.stopwatch(self.engine, self.threads, self.batch) if self.stopwatch and self.latency else None,
+            self.seed,
+            self.progress,
+            stats=stats,
+        )
+        levels = search.levels()
+        notes += [Remark(RemarkKind.NOTE, self.name, "", note) for note in search.notes]
+        return levels
+
+    def _fractions(self) -> dict[str, float]:
+        """Return the fractions of costs that may stay."""
+        costs = {"params": self.params, "macs": self.macs, "bytes": self.bytes, LATENCY: self.latency}
+        return {name: float(fraction) for name, fraction in costs.items() if fraction is not None}
 
     def _by_layer(self, selection: Selection, notes: list[Remark]) -> Ints:
         ratios: dict[int, float] = {}
@@ -157,6 +265,11 @@ class Prune(Pass):
                 reason = f"{', '.join(others[:4])} shrink along: coupled"
                 notes.append(Remark(RemarkKind.NOTE, self.name, group.name, reason))
         return selection.at_ratio(ratios)
+
+
+def _pruned(program: Program, kept: KeptChannels) -> Program:
+    tensors, _ = slice_tensors(program, kept)
+    return rewrite(program, tensors, kept) if tensors else program
 
 
 def _analysis_remarks(deps: ChannelDependencies) -> list[Remark]:

@@ -4,7 +4,8 @@ A block keeps ``size * level / levels`` of each of its cells, the best-scored fi
 level. All budgets are prefixes of one ordered list of *steps* (lower one block by one level):
 
 * ``uniform``: by the fraction that the block would still keep, so all blocks shrink together;
-* ``global``: by the score of the channels that would go, relative to their group's mean.
+* ``global``: by the score of the channels that would go, relative to their group's mean unless scores compare as they
+  are.
 
 Costs fall along the list, so a budget is found by bisection.
 """
@@ -42,7 +43,19 @@ class Selection:
         scores: Scores,
         limits: Limits,
         frozen: Callable[[ChannelGroup], bool],
+        *,
+        relative: bool = True,
     ) -> None:
+        """Lay the blocks out.
+
+        Args:
+            deps: The analysis.
+            scores: [classes].
+            limits: What every choice must respect.
+            frozen: Tells which groups stay as they are.
+            relative: Whether scores compare within a group only, so that ``global`` divides them by the group's mean.
+        """
+        self._relative = relative
         self.blocks: list[Block] = []
         self.group_of: list[ChannelGroup] = []
         for group in deps.groups:
@@ -122,6 +135,18 @@ class Selection:
         """Return the smallest legal levels."""
         return np.array([allowed[0] for allowed in self.allowed], dtype=np.int64)
 
+    def kept_scores(self, index: int) -> npt.NDArray[np.float64]:
+        """Return the sum of the scores that a block keeps, per level from 0: [levels + 1]."""
+        return np.cumsum(self._per_level(index)[0])
+
+    def _per_level(self, index: int) -> tuple[npt.NDArray[np.float64], Ints]:
+        """Return the sum and the number of scores that each level adds to the one below it: [levels + 1] each."""
+        block = self.blocks[index]
+        size = self._sizes[self._cell[block.classes]]
+        level = self._place[block.classes] * block.levels // size + 1  # the level from which on a class is kept
+        totals = np.bincount(level, weights=self.scores[block.classes], minlength=block.levels + 1)
+        return totals.astype(np.float64), np.bincount(level, minlength=block.levels + 1).astype(np.int64)
+
     def at_ratio(self, ratio: float | Mapping[int, float]) -> Ints:
         """Return the levels that remove ``ratio`` of each block (per block index if a mapping), rounded down."""
         levels = self.full.copy()
@@ -154,14 +179,9 @@ class Selection:
 
     def _step_scores(self, index: int, falling: Ints) -> npt.NDArray[np.float64]:
         """Mean relative score of the classes that each step removes, made to rise along the block."""
-        block, group = self.blocks[index], self.group_of[index]
-        classes = block.classes
-        mean = float(self.scores[group.classes].mean()) or 1.0
-        size = self._sizes[self._cell[classes]]
-        level = self._place[classes] * block.levels // size + 1  # the level from which on a class is kept
-        totals = np.bincount(level, weights=self.scores[classes] / mean, minlength=block.levels + 1)
-        counts = np.bincount(level, minlength=block.levels + 1)
-        total, number = np.cumsum(totals), np.cumsum(counts)
+        mean = (float(self.scores[self.group_of[index].classes].mean()) or 1.0) if self._relative else 1.0
+        totals, counts = self._per_level(index)
+        total, number = np.cumsum(totals / mean), np.cumsum(counts)
         high, low = falling[:-1], falling[1:]
         means = (total[high] - total[low]) / np.maximum(number[high] - number[low], 1)
         return np.maximum.accumulate(means)
@@ -201,6 +221,6 @@ def _allowed_levels(block: Block, limits: Limits, forced: Bools) -> Ints:
     levels = np.arange(1, block.levels, dtype=np.int64)
     # A quota of size * level / levels covers what must stay from this level on, in every cell.
     lowest = int((-(-must * block.levels // sizes)).max())
-    total = int(sizes.sum()) * levels // block.levels
+    total = block.widths(levels)
     legal = (levels >= lowest) & (total >= min(limits.min_width, int(sizes.sum()))) & (total % limits.round_to == 0)
     return np.append(levels[legal], block.levels)

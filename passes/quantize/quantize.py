@@ -11,7 +11,7 @@ Quantization, arXiv 2106.08295.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -47,6 +47,8 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    noise_will_do: ClassVar[bool] = True
+    """Whether it runs without calibration data, if badly."""
 
     scheme: Literal["int8"] = "int8"
     """Weights int8 per output channel, activations 8 bits per tensor."""
@@ -109,6 +111,12 @@ class Quantize(Pass):
             run = _Run(self, program, batches, given_back)
         finished, stats = run.finish()
         return PassResult(finished, changed=True, stats=stats, remarks=(*run.refused, *notes))
+
+    def draft(self) -> Quantize:
+        """Take the first ranges that come: they change numbers, not speed."""
+        return replace(
+            self, observer="minmax", bias_correction="none", rounding="nearest", max_drop=None, data=None,
+        )  # fmt: skip
 
     def _given_back(self, program: Program, batches: list[calibrate.Batch], run: _Run) -> list[str]:
         """Return the fewest of the most sensitive layers that have to stay in float for ``max_drop`` to hold."""

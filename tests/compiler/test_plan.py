@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from secateur.compiler.errors import InternalError
-from secateur.compiler.plan import Kept, Plan, PrunedGroup
+from secateur.compiler.plan import Kept, Plan, PrunedGroup, compose
 from secateur.compiler.plan import index_tensor as indexed
 
 SHAPES = {"w": (12, 4, 3), "n": (6,)}
@@ -62,3 +62,9 @@ def test_groups_keep_their_original_widths() -> None:
         PrunedGroup("b", ("b",), 4, 4),
         PrunedGroup("c", ("c",), 2, 1),
     )
+
+
+def test_plans_are_composed_in_order_and_steps_without_one_left_out() -> None:
+    first, second, third = (Plan({"w": {0: kept}}) for kept in ([0, 2, 4, 6, 8], [1, 2, 4], [0, 2]))
+    assert compose([None, first, second, None, third], SHAPES).kept["w"] == {0: [2, 8]}
+    assert compose([None], SHAPES) == Plan()

@@ -1,29 +1,145 @@
-"""What a criterion is, and the view of weights that the magnitude criteria share."""
+"""What a criterion is, and what it may look at.
+
+Every criterion answers one question: ``score(context)`` is an array over channel classes, higher means more important,
+nan where it has nothing to say. Most look at one axis of one tensor at a time; they derive from
+:class:`SliceCriterion`, which puts together what they say of a class. The others read the whole :class:`Context`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from torch import Tensor
 
-from ....compiler.dependency import ParamSlice
+from ....compiler.dependency import ChannelDependencies, Classes, ParamSlice
+from ....compiler.program import Program
 
 Scores = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Aggregate = Literal["mean", "sum", "max", "product"]
+Progress = Callable[[str], None]
+Choice = Callable[[Scores], Bools]
 
-WEIGHTED = frozenset({"conv", "conv_transpose", "linear", "embedding"})
-"""Operations whose ``weight`` mixes channels."""
+
+def _silent(text: str) -> None:
+    del text
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Calibration data: one tensor [N, ...] per input of the model, and labels int64 [N] where they were given."""
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What criteria look at. Nothing in it may be changed: the program's tensors are the user's."""
+
+    program: Program
+    deps: ChannelDependencies
+    batches: tuple[Batch, ...] = ()
+    """Calibration data, on the CPU; never empty for a criterion that needs some."""
+    aggregate: Aggregate = "mean"
+    """How everything that is said of one class becomes one number."""
+    seed: int = 0
+    progress: Progress = _silent
+    """Told, in a few words, what is being computed."""
+    choice: Choice | None = None
+    """Which classes would stay if these were the scores; ``None`` where scores are all that is asked for."""
+
+    @property
+    def classes(self) -> int:
+        """Number of channel classes: the length of every array of scores."""
+        return int(self.deps.class_of.max()) + 1 if len(self.deps.class_of) else 0
+
+    def generator(self) -> np.random.Generator:
+        """Return seeded noise, from its start."""
+        return np.random.default_rng(self.seed)
+
+    def slices(self) -> Iterator[tuple[ParamSlice, Tensor]]:
+        """Yield every slice with its tensor, those of a tensor with several names under the first name only."""
+        for use in self.deps.slices:
+            if use.name not in self.deps.shared:
+                value: Any = self.program.attribute(use.name)
+                yield use, value
+
+    def combine(self, parts: Iterable[tuple[Classes, Scores]]) -> Scores:
+        """Put together what was said of each class.
+
+        mean     sum_i s_i / n
+        sum      sum_i s_i
+        max      max_i s_i
+        product  (prod_i s_i)^(1/n), the geometric mean: orders as the product does, and does not overflow
+
+        Args:
+            parts: Pairs of classes and their scores, of equal shape. A class that stands in a part several times (a
+                flattened feature map) counts with all of its positions.
+
+        Returns:
+            [classes]; nan where nothing was said.
+        """
+        largest = self.aggregate == "max"
+        total = np.full(self.classes, -np.inf) if largest else np.zeros(self.classes)
+        seen = np.zeros(self.classes)
+        for classes, scores in parts:
+            at, values = classes.ravel(), scores.ravel()
+            if self.aggregate == "product":
+                with np.errstate(divide="ignore"):
+                    values = np.log(values)
+            (np.maximum if largest else np.add).at(total, at, values)
+            np.add.at(seen, at, 1.0)
+        if self.aggregate in ("mean", "product"):
+            np.divide(total, seen, out=total, where=seen > 0)
+        if self.aggregate == "product":
+            total = np.exp(total)
+        return np.where(seen > 0, total, np.nan)
 
 
 class Criterion(Protocol):
-    """Scores channels; higher means more important."""
+    """Scores channel classes."""
 
-    fallback: str | None
-    """Criterion for channels that this one says nothing about (a net without batch norm); ``None`` for none."""
+    needs_data: ClassVar[bool]
+    """Whether it reads ``context.batches``."""
+    fallback: ClassVar[str | None]
+    """Criterion for classes that this one says nothing about (a net without batch norm); ``None`` for none."""
+    estimates_loss: ClassVar[bool]
+    """Whether scores are what the loss rises by: then they add up over channels, and compare between groups."""
 
-    def score(self, tensor: torch.Tensor, use: ParamSlice, generator: np.random.Generator) -> Scores | None:
+    def score(self, context: Context) -> Scores:
+        """Return non-negative scores [classes], higher for what matters more; nan where there is nothing to say.
+
+        The same context gives the same scores: draw from ``context.generator()``, and sum in a fixed order.
+        """
+        ...
+
+
+class SliceCriterion(ABC):
+    """A criterion that scores one axis of one tensor at a time."""
+
+    needs_data: ClassVar[bool] = False
+    fallback: ClassVar[str | None] = None
+    estimates_loss: ClassVar[bool] = False
+
+    def score(self, context: Context) -> Scores:
+        """Combine the scores of all slices; see :class:`Criterion`."""
+        return context.combine(self._parts(context))
+
+    def _parts(self, context: Context) -> Iterator[tuple[Classes, Scores]]:
+        generator = context.generator()
+        for use, tensor in context.slices():
+            scores = self.of_slice(tensor, use, generator)
+            if scores is not None:
+                yield context.deps.class_of[use.atoms], scores
+
+    @abstractmethod
+    def of_slice(self, tensor: Tensor, use: ParamSlice, generator: np.random.Generator) -> Scores | None:
         """Score the channels along one axis of one tensor.
 
         Args:
@@ -35,36 +151,3 @@ class Criterion(Protocol):
         Returns:
             Non-negative scores in the shape of ``use.atoms``; ``None`` to leave this slice out.
         """
-        ...
-
-
-def is_weight(use: ParamSlice) -> bool:
-    """Tell whether a slice is of a weight that mixes channels."""
-    return use.kind in WEIGHTED and use.name.rpartition(".")[2] not in ("bias", "running_mean", "running_var")
-
-
-class PowerSums:
-    """Sums of a power of a tensor's elements over everything that a channel's index selects.
-
-    The two axes of a weight are scored one after the other, so the powers of the last tensor are kept.
-    """
-
-    def __init__(self, power: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._power = power
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def __call__(self, tensor: torch.Tensor, use: ParamSlice) -> Scores:
-        """Return the sums in the shape of ``use.atoms``."""
-        if self._last is None or self._last[0] is not tensor:
-            self._last = (tensor, self._power(tensor.detach()))
-        data = self._last[1]
-        if use.atoms.ndim == 2:  # [g a, b, k...]: the channels of group j are columns of its rows
-            sums = data.reshape(len(use.atoms), -1, *data.shape[1:]).sum(1).flatten(2).sum(2)
-        elif use.axis == 0:
-            sums = data.flatten(1).sum(1) if data.ndim > 1 else data
-        else:
-            sums = data.sum(0)
-            for _ in range(1, use.axis):
-                sums = sums.sum(0)
-            sums = sums.flatten(1).sum(1) if sums.ndim > 1 else sums
-        return sums.double().cpu().numpy()

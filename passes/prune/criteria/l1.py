@@ -6,17 +6,16 @@ import numpy as np
 import torch
 
 from ....compiler.dependency import ParamSlice
-from .base import PowerSums, Scores, is_weight
+from .base import Scores, SliceCriterion
+from .weights import ElementSums, is_weight
 
 
-class L1:
+class L1(SliceCriterion):
     """Sum of absolute values over output rows and input columns alike."""
 
-    fallback: str | None = None
-
     def __init__(self) -> None:
-        self._sums = PowerSums(torch.abs)
+        self._sums = ElementSums(torch.abs)
 
-    def score(self, tensor: torch.Tensor, use: ParamSlice, generator: np.random.Generator) -> Scores | None:
-        """Score weights; see :class:`.base.Criterion`."""
+    def of_slice(self, tensor: torch.Tensor, use: ParamSlice, generator: np.random.Generator) -> Scores | None:
+        """Score weights; see :class:`.base.SliceCriterion`."""
         return self._sums(tensor, use) if is_weight(use) else None

@@ -6,17 +6,16 @@ import numpy as np
 import torch
 
 from ....compiler.dependency import ParamSlice
-from .base import PowerSums, Scores, is_weight
+from .base import Scores, SliceCriterion
+from .weights import ElementSums, is_weight
 
 
-class L2:
+class L2(SliceCriterion):
     """Euclidean norm over output rows and input columns alike."""
 
-    fallback: str | None = None
-
     def __init__(self) -> None:
-        self._sums = PowerSums(torch.square)
+        self._sums = ElementSums(torch.square)
 
-    def score(self, tensor: torch.Tensor, use: ParamSlice, generator: np.random.Generator) -> Scores | None:
-        """Score weights; see :class:`.base.Criterion`."""
+    def of_slice(self, tensor: torch.Tensor, use: ParamSlice, generator: np.random.Generator) -> Scores | None:
+        """Score weights; see :class:`.base.SliceCriterion`."""
         return np.sqrt(self._sums(tensor, use)) if is_weight(use) else None

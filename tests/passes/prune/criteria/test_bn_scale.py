@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from secateur.passes.prune.criteria.base import Context
 from secateur.passes.prune.scoring import score_classes
 from support.pruning import deps_of, program_of, use_of
 from support.scores import score, use
@@ -20,9 +21,10 @@ def test_a_convolution_says_nothing() -> None:
 
 def test_channels_without_norm_fall_back_to_l1() -> None:
     deps, program = deps_of("batch_norm"), program_of("batch_norm")
-    scores = score_classes(program, deps, "bn-scale", 0)
+    context = Context(program, deps)
+    scores = score_classes(context, "bn-scale")
     stem = deps.class_of[use_of(deps, "stem.weight").atoms]
     mid = deps.class_of[use_of(deps, "mid.weight").atoms]
     expected = program.attribute("norm.weight").abs().detach().numpy()
     assert scores[stem] == pytest.approx(expected, rel=1e-6)
-    assert np.array_equal(scores[mid], score_classes(program, deps, "l1", 0)[mid])
+    assert np.array_equal(scores[mid], score_classes(context, "l1")[mid])

@@ -1,0 +1,269 @@
+"""One model of accuracy.py, in a process of its own: pruned in several ways at equal MACs, top-1 of each.
+
+    python benchmarks/accuracy_worker.py MODEL --images DIR --job METHOD@MACS@SEED [--job ...]
+
+DIR holds train/ and test/ with a folder per class. Prints lines of JSON: {"stage": ...} as each stage begins, and
+{"record": ...} after each job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import json
+import resource
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from common import Json, cifar_files, portable
+from deploy_worker import announce
+from int8_accuracy_worker import MEAN, STD
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    Batches = Sequence[tuple[torch.Tensor, torch.Tensor]]
+
+PLAIN: Final = "l1 l2 fpgm bn-scale taylor fisher apoz mean-activation chip reconstruction random".split()
+REPAIR: Final = "reconstruct,reconstruct-blocks"
+PIPELINES: Final = {
+    "best": f"prune{{macs=MACS criterion=reconstruction scope=knapsack}},{REPAIR}",
+    "best without blocks": "prune{macs=MACS criterion=reconstruction scope=knapsack},reconstruct",
+    "data-free": "prune{macs=MACS criterion=l2 scope=knapsack},absorb",
+    **{name: f"prune{{macs=MACS criterion={name}}}" for name in PLAIN},
+    **{f"{name} + reestimate-bn": f"prune{{macs=MACS criterion={name}}},reestimate-bn" for name in PLAIN},
+    **{
+        f"{name}, global + reestimate-bn": f"prune{{macs=MACS criterion={name} scope=global}},reestimate-bn"
+        for name in PLAIN
+    },
+}
+"""Methods of secateur by name; the budget stands where MACS does."""
+TP: Final = "torch-pruning "
+TP_CRITERIA: Final = {
+    "l1": ("GroupMagnitudeImportance", {"p": 1}),
+    "l2": ("GroupMagnitudeImportance", {"p": 2}),
+    "taylor": ("GroupTaylorImportance", {}),
+    "bn-scale": ("BNScaleImportance", {}),
+    "fpgm": ("FPGMImportance", {}),
+}
+TP_SCOPES: Final = ("local", "global", "isomorphic")
+TP_METHODS: Final = [f"{TP}{criterion} {scope}" for criterion in TP_CRITERIA for scope in TP_SCOPES]
+BATCH: Final = 64
+TUNE: Final = {"images": 20_000, "epochs": 1, "batch": 128, "lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}
+"""The short fine-tune: SGD with a cosine to zero, random flips and shifts by up to 4 pixels, all methods alike."""
+TP_STEPS: Final = 12
+"""Bisections of torch-pruning's ratio, until its MACs are those asked for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be measured."""
+
+    method: str
+    macs: float
+    seed: int
+
+    @staticmethod
+    def parse(text: str) -> Job:
+        """Read ``METHOD@MACS@SEED``."""
+        method, macs, seed = text.split("@")
+        return Job(method, float(macs), int(seed))
+
+    def __str__(self) -> str:
+        """Return the form that :meth:`parse` reads."""
+        return f"{self.method}@{self.macs:g}@{self.seed}"
+
+
+class Bench:
+    """One network with the images to prune, tune and measure it on."""
+
+    def __init__(self, name: str, images: Path, data: Path, count: int, test: int | None, tune: bool) -> None:
+        """Build the model and read the test images."""
+        import cifar_resnet
+        import torch
+
+        from secateur.compiler.capture import trace
+
+        self.name, self.images, self.count = name, images, count
+        announce("reading images")
+        self.test = self._open("test", test, 0)
+        self.tuning = self._open("train", int(TUNE["images"]), 1234) if tune else []
+        self.model = cifar_resnet.load(cifar_files(data)[name])
+        self.program = trace(self.model, torch.zeros(cifar_resnet.INPUT))
+        self.dense = self.accuracy(self.model)
+
+    def _open(self, split: str, limit: int | None, seed: int) -> Batches:
+        from secateur.compiler.data.images import open_images
+        from secateur.compiler.data.preprocess import Preprocess
+
+        how = Preprocess(mean=MEAN, std=STD)
+        folder = str(self.images / split)
+        found = open_images(folder, preprocess=how, labelled=True, limit=limit, seed=seed, batch_size=BATCH)
+        return [(images, labels) for images, labels in found if labels is not None]
+
+    def accuracy(self, module: nn.Module) -> float:
+        """Return top-1 in percent."""
+        import torch
+
+        module.eval()
+        with torch.inference_mode():
+            right = sum(int((module(images).argmax(1) == labels).sum()) for images, labels in self.test)
+        return 100.0 * right / sum(len(labels) for _, labels in self.test)
+
+    def run(self, job: Job) -> Json:
+        """Prune, measure, fine-tune, measure."""
+        announce(f"{job}: pruning")
+        begin = time.perf_counter()
+        data = self._open("train", self.count, job.seed)
+        prune = self._by_torch_pruning if job.method.startswith(TP) else self._by_secateur
+        module, macs = prune(job, data)
+        seconds = time.perf_counter() - begin
+        announce(f"{job}: measuring")
+        record: Json = {
+            "model": self.name,
+            "method": job.method,
+            "macs": job.macs,
+            "seed": job.seed,
+            "kept": macs,
+            "images": self.count,
+            "test_images": sum(len(labels) for _, labels in self.test),
+            "dense": self.dense,
+            "top1": self.accuracy(module),
+            "seconds": round(seconds, 1),
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        if self.tuning:
+            announce(f"{job}: fine-tuning")
+            begin = time.perf_counter()
+            fine_tune(module, self.tuning, job.seed)
+            record |= {"tuned": self.accuracy(module), "tune_seconds": round(time.perf_counter() - begin, 1)}
+        return record
+
+    def _by_secateur(self, job: Job, data: Batches) -> tuple[nn.Module, float]:
+        from secateur.backends.compile import compile as compile_model
+
+        text = PIPELINES[job.method].replace("MACS", f"{job.macs:g}")
+        made = compile_model(self.program, pipeline=text, data=data, seed=job.seed)
+        return made.module, made.report["kept"]["macs"]
+
+    def _by_torch_pruning(self, job: Job, data: Batches) -> tuple[nn.Module, float]:
+        """Search the ratio at which torch-pruning keeps these MACs; the trunk is left alone, which it breaks."""
+        _, criterion, scope = job.method.rsplit(" ", 2)
+        low, high = 0.0, 0.95
+        best: tuple[nn.Module, float] | None = None
+        for _ in range(TP_STEPS):
+            ratio = (low + high) / 2
+            module = torch_pruned(copy.deepcopy(self.model), criterion, scope, ratio, data)
+            kept = macs_of(module) / macs_of(self.model)
+            if best is None or abs(kept - job.macs) < abs(best[1] - job.macs):
+                best = module, kept
+            low, high = (ratio, high) if kept > job.macs else (low, ratio)
+        assert best is not None
+        return best
+
+
+def torch_pruned(model: Any, criterion: str, scope: str, ratio: float, data: Batches) -> nn.Module:
+    """Prune by torch-pruning; its criteria that want gradients get those of the loss on the same images."""
+    from torch.nn import functional as F
+
+    tp: Any = importlib.import_module("torch_pruning")
+    name, options = TP_CRITERIA[criterion]
+    trunk = [model.conv1, model.linear, *(m.conv2 for m in model.modules() if hasattr(m, "conv2"))]
+    model.eval()
+    pruner = tp.pruner.BasePruner(
+        model,
+        data[0][0][:1],
+        importance=getattr(tp.importance, name)(**options),
+        pruning_ratio=ratio,
+        global_pruning=scope != "local",
+        isomorphic=scope == "isomorphic",
+        ignored_layers=trunk,
+    )
+    if criterion == "taylor":
+        model.zero_grad()
+        for images, labels in data:
+            F.cross_entropy(model(images), labels).backward()
+    pruner.step()
+    model.zero_grad()
+    return model.eval()
+
+
+def macs_of(module: nn.Module) -> int:
+    """Count a module's multiply-accumulates by secateur's rules, whoever pruned it."""
+    import cifar_resnet
+    import torch
+
+    from secateur.compiler.capture import trace
+    from secateur.compiler.cost import measure
+
+    return measure(trace(module, torch.zeros(cifar_resnet.INPUT))).macs
+
+
+def fine_tune(module: nn.Module, data: Sequence[tuple[torch.Tensor, torch.Tensor]], seed: int) -> None:
+    """Train for a short while, in place."""
+    import torch
+    from torch.nn import functional as F
+
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = (torch.cat(parts) for parts in zip(*data, strict=True))
+    trained = [p for p in module.parameters() if p.is_floating_point()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.SGD(
+        trained, lr=TUNE["lr"], momentum=TUNE["momentum"], weight_decay=TUNE["weight_decay"], nesterov=True
+    )
+    steps = int(TUNE["epochs"]) * (len(images) // int(TUNE["batch"]))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    module.train()
+    for _ in range(int(TUNE["epochs"])):
+        order = torch.randperm(len(images), generator=generator)
+        for chosen in order.split(int(TUNE["batch"])):
+            if len(chosen) < int(TUNE["batch"]):
+                continue
+            batch = images[chosen]
+            flip = torch.rand(len(batch), 1, 1, 1, generator=generator) < 0.5
+            batch = torch.where(flip, batch.flip(3), batch)
+            dy, dx = torch.randint(0, 9, (2,), generator=generator).tolist()
+            batch = F.pad(batch, (4, 4, 4, 4))[:, :, dy : dy + 32, dx : dx + 32]
+            loss = F.cross_entropy(module(batch), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    module.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Prune one CIFAR ResNet in several ways and measure top-1.")
+    parser.add_argument("model")
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--job", action="append", default=[], metavar="METHOD@MACS@SEED")
+    parser.add_argument("--count", type=int, default=1024, help="training images to prune with")
+    parser.add_argument("--test", type=int, help="test images, by default all")
+    parser.add_argument("--tune", action="store_true", help="fine-tune, too")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    import torch
+
+    torch.set_num_threads(1)
+    bench = Bench(options.model, options.images, options.data, options.count, options.test, options.tune)
+    for text in options.job:
+        job = Job.parse(text)
+        try:
+            record = bench.run(job)
+        except Exception as error:
+            failed = portable(f"{type(error).__name__}: {error}").partition("\n")[0][:300]
+            record = {"model": options.model, "method": job.method, "macs": job.macs, "seed": job.seed}
+            record["failed"] = failed
+        print(json.dumps({"record": record}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Repairing what pruning broke, from calibration data and without training."""
