@@ -55,7 +55,7 @@ TP_CRITERIA: Final = {
 TP_SCOPES: Final = ("local", "global", "isomorphic")
 TP_METHODS: Final = [f"{TP}{criterion} {scope}" for criterion in TP_CRITERIA for scope in TP_SCOPES]
 BATCH: Final = 64
-TUNE: Final = {"images": 20_000, "epochs": 1, "batch": 128, "lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}
+TUNE: Final = {"images": 20_000, "epochs": 1, "batch": 128, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 """The short fine-tune: SGD with a cosine to zero, random flips and shifts by up to 4 pixels, all methods alike."""
 TP_STEPS: Final = 12
 """Bisections of torch-pruning's ratio, until its MACs are those asked for."""
