@@ -67,6 +67,24 @@ PRESETS: dict[str, str] = {
         "prune{macs=0.5 round-to=16},eliminate-identity,fold-constants,fold-bn,eliminate-dead-channels{border=merge},"
         "quantize"
     ),
+    # The most accuracy at a cost that there is without training; wants calibration images (a thousand), no labels.
+    # 1. What a channel costs once its readers are refitted decides which go, and how many of each layer: the scores are
+    #    losses, so that one knapsack over all widths spends the budget where it hurts least.
+    # 2. Layers are refitted one after the other, each on what the pruned layers before it really give,
+    # 3. then the layers of a block together, from there: alone they cannot make up for one another.
+    # 4. Clean-up last. Folding rounds weights and takes away the norms that refitting relies on.
+    "one-shot": (
+        "prune{macs=0.7 criterion=reconstruction scope=knapsack},reconstruct,reconstruct-blocks,"
+        "eliminate-identity,fold-constants,fold-bn,eliminate-dead-channels{border=merge}"
+    ),
+    # The same without any data.
+    # 1. Filters that others can stand in for go first (their distance from all others is smallest), by a knapsack.
+    # 2. Behind a batch norm the mean of what was removed is known, and goes into the biases of its readers.
+    # 3. Clean-up last, since absorbing reads those batch norms.
+    "data-free": (
+        "prune{macs=0.7 criterion=fpgm scope=knapsack},absorb,"
+        "eliminate-identity,fold-constants,fold-bn,eliminate-dead-channels{border=merge}"
+    ),
 }
 
 

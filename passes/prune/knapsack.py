@@ -31,8 +31,8 @@ Floats = npt.NDArray[np.float64]
 _bounds: Any = Bounds
 _constraint: Any = LinearConstraint
 
-SECONDS: Final = 20.0
-GAP: Final = 2e-3
+SECONDS: Final = 4.0
+GAP: Final = 5e-3
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,7 +151,8 @@ class Prune(Pass):
         tensors, indices = slice_tensors(program, kept)
         remarks = (*_analysis_remarks(deps), *chosen.notes)
         plan = plan_of(kept, indices)
-        record = {"levels": chosen.levels.tolist()} if self.latency is not None else {}
+        searched = self.latency is not None or self.scope == "knapsack"  # by the clock, or until time is up
+        record = {"levels": chosen.levels.tolist()} if searched else {}
         if not tensors:
             nothing = Remark(
                 RemarkKind.MISSED, self.name, "", "nothing was pruned: no channel may go within the options"
@@ -193,7 +194,7 @@ class Prune(Pass):
         return Chosen(keep, levels, stats, notes)
 
     def recall(self, record: Mapping[str, Any]) -> Prune:
-        """Take the widths from the record: measured times are never the same twice."""
+        """Take the widths from the record: what clocks decide is never the same twice."""
         return replace(self, chosen=tuple(record["levels"])) if "levels" in record else self
 
     def _context(self, program: Program, deps: ChannelDependencies) -> Context:
