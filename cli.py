@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,10 +152,7 @@ def _instruments(arguments: Namespace, progress: _Progress) -> tuple[list[Instru
 
 
 def _inspect(arguments: Namespace) -> int:
-    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
-        raise OptionError(
-            "there is no such directory", where=str(arguments.output.absolute().parent), hint="make it first"
-        )
+    _check_folders(arguments.output)
     with _progress(arguments) as progress:
         progress("starting")
         from .compiler import render
@@ -165,10 +163,7 @@ def _inspect(arguments: Namespace) -> int:
     if arguments.output is None:
         print(text)
         return 0
-    try:
-        arguments.output.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ArtefactError(f"cannot write: {error.strerror}", where=str(arguments.output)) from error
+    _write(arguments.output, text + "\n")
     return 0
 
 
@@ -266,6 +261,7 @@ def _bench(arguments: Namespace) -> int:
             batch_sizes=arguments.batch,
             repeats=arguments.repeats,
             seed=arguments.seed,
+            profile=arguments.profile,
             progress=progress,
         )
     if arguments.json:
@@ -275,41 +271,45 @@ def _bench(arguments: Namespace) -> int:
     return 0
 
 
-def _list(arguments: Namespace) -> int:
-    rows = _rows(arguments.what)
+def _study(arguments: Namespace) -> int:
+    _check_folders(arguments.output, arguments.plot)
+    with _progress(arguments) as progress:
+        progress("starting")
+        from .backends import studies
+
+        found = studies.run(arguments, _model(arguments, progress), progress)
+        _write(arguments.plot, found.plot)
     if arguments.json:
-        _print_json({arguments.what: dict(rows)})
-        return 0
-    if arguments.what == "models":
-        print("\n".join(f"{name}{f'  ({meaning})' if meaning != 'torchvision' else ''}" for name, meaning in rows))
-        return 0
-    width = max((len(name) for name, _ in rows), default=0)
-    print("\n".join(f"{name:<{width}}  {meaning}" for name, meaning in rows) or f"there are no {arguments.what} yet")
+        _print_json(found.content)
+    else:
+        _show(_console(), found.table)
     return 0
 
 
-def _rows(what: str) -> list[tuple[str, str]]:
-    """Return names and what they are, without importing torch."""
-    if what == "models":
-        from .compiler.sources import list_models
+def _check_folders(*files: Path | None) -> None:
+    """Complain, before anything takes long, about files that could not be written."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise OptionError("there is no such directory", where=str(file.absolute().parent), hint="make it first")
 
-        kinds = {"examples": "example with weights and data"}
-        return [(name, kinds.get(kind, kind)) for kind, models in list_models().items() for name in models]
-    if what == "criteria":
-        from .passes.prune.criteria import CRITERIA
 
-        return [(name, meaning) for name, (_, meaning) in CRITERIA.items()]
-    if what == "backends":
-        from .backends.catalog import BACKENDS, ENGINES
+def _write(file: Path | None, content: str) -> None:
+    if file is None:
+        return
+    try:
+        file.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise ArtefactError(f"cannot write: {error.strerror}", where=str(file)) from error
 
-        written = [(name, f"writes {entry.file}: {entry.summary}") for name, entry in BACKENDS.items()]
-        run = [(name, f"runs: {entry.summary}") for name, entry in ENGINES.items()]
-        return sorted([*written, *run])
-    from .passes.catalog import PASSES, PRESETS
 
-    if what == "presets":
-        return [(f"@{name}", text) for name, text in PRESETS.items()]
-    return [(name, entry.summary) for name, entry in PASSES.items()]
+def _list(arguments: Namespace) -> int:
+    from .backends import listing
+
+    if arguments.json:
+        _print_json({arguments.what: dict(listing.rows(arguments.what))})
+    else:
+        print(listing.text(arguments.what))
+    return 0
 
 
 def _model(arguments: Namespace, progress: _Progress) -> ModelInput:
@@ -331,6 +331,8 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], int]]] = {
     "verify": _verify,
     "bench": _bench,
     "evaluate": _evaluate,
+    "sensitivity": _study,
+    "compare": _study,
     "list": _list,
 }
 

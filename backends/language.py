@@ -68,6 +68,8 @@ def parser() -> ArgumentParser:
         ("verify", "Prove an artefact again against its original", _add_verify),
         ("bench", "Time artefacts against their original, or models against one another", _add_bench),
         ("evaluate", "Measure top-1 and top-5 accuracy", _add_evaluate),
+        ("sensitivity", "Measure how much each group of channels matters, narrowed alone", _add_sensitivity),
+        ("compare", "Compare criteria, scopes and pipelines on one model and data", _add_compare),
         ("list", "List what there is", _add_list),
     ):
         sub = commands.add_parser(name, help=help_text, description=f"{help_text}.", allow_abbrev=False)
@@ -150,6 +152,9 @@ def _add_bench(sub: ArgumentParser) -> None:
     sub.add_argument("--threads", metavar="LIST", type=_numbers, default=[1], help="1,2 (default: 1)")
     sub.add_argument("--batch", metavar="LIST", type=_numbers, default=[1], help="1,8 (default: 1)")
     sub.add_argument("--repeats", metavar="N", type=_positive, default=30, help="rounds at least (default: 30)")
+    sub.add_argument(
+        "--profile", action="store_true", help="time operations of int8 and float32 side by side, not only if slower"
+    )
     _add_json(sub)
 
 
@@ -161,6 +166,41 @@ def _add_evaluate(sub: ArgumentParser) -> None:
     sub.add_argument("--backend", metavar="NAME", default="torch", help="engine to run on (default: torch)")
     sub.add_argument("--threads", metavar="N", type=_positive, default=2, help="default: 2")
     sub.add_argument("--batch", metavar="N", type=_positive, default=64, help="images at a time (default: 64)")
+    _add_json(sub)
+
+
+def _add_sensitivity(sub: ArgumentParser) -> None:
+    _add_study(sub)
+    sub.add_argument(
+        "--images", metavar="N", type=_positive, default=CALIBRATION_IMAGES, help=f"default: {CALIBRATION_IMAGES}"
+    )
+    sub.add_argument("--criterion", metavar="NAME", default="l2", help="which channels go first (default: l2)")
+    sub.add_argument("--ratios", metavar="LIST", type=_fractions, help="removed (default: 0.1,0.25,0.5,0.75)")
+    sub.add_argument("-o", "--output", metavar="FILE.csv", type=Path, required=True, help="resumed if it is there")
+
+
+def _add_compare(sub: ArgumentParser) -> None:
+    _add_study(sub)
+    sub.add_argument("--images", metavar="N", type=_positive, help="to measure on (default: all)")
+    sub.add_argument("--calibration", metavar="DIR", help="images for what needs data (default: those of --data)")
+    sub.add_argument("--criteria", metavar="LIST", type=_names, default=[], help="default: l2,fpgm,taylor")
+    sub.add_argument(
+        "--scopes", metavar="LIST", type=_names, default=["uniform", "global"], help="default: uniform,global"
+    )
+    sub.add_argument("--macs", metavar="LIST", type=_fractions, default=[0.7, 0.5], help="kept (default: 0.7,0.5)")
+    sub.add_argument("--pipeline", metavar="TEXT", action="append", default=[], help="another candidate; repeatable")
+    sub.add_argument("-o", "--output", metavar="FILE.csv", type=Path, help="the table as CSV")
+
+
+def _add_study(sub: ArgumentParser) -> None:
+    """Add what sensitivity and compare have in common."""
+    _add_model(sub)
+    _add_source(sub)
+    _add_data(sub, required=True, help_text="images: class folders, a plain folder (no labels), or an example")
+    sub.add_argument("--no-labels", action="store_true", help="compare with the dense model's answers")
+    sub.add_argument("--behind", metavar="TEXT", default="", help="passes behind each prune, such as reestimate-bn")
+    sub.add_argument("--threads", metavar="N", type=_positive, default=2, help="default: 2")
+    sub.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw the results there")
     _add_json(sub)
 
 
@@ -186,6 +226,16 @@ def _whole(text: str) -> int:
     return number
 
 
+def _fraction(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise ValueError(text)
+    return number
+
+
+_fractions: Final = _reader(
+    lambda text: [_fraction(part) for part in text.split(",")], "numbers between 0 and 1 with commas between"
+)
 _positive: Final = _reader(_whole, "a whole number from 1 up")
 _numbers: Final = _reader(lambda text: [_whole(part) for part in text.split(",")], "whole numbers with commas between")
 

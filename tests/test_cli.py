@@ -310,7 +310,9 @@ def test_an_interrupt_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch)
 # The installed program.
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compile", "--help"], ["list", "models"], ["list", "criteria"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compile", "--help"], ["compare", "--help"], ["list", "models"], ["list", "criteria"]]
+)
 def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom secateur.cli import main\n"

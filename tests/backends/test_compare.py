@@ -64,6 +64,7 @@ def test_criteria_and_passes_get_the_data() -> None:
     (row,) = compare(dense, judged, [pipeline], data=[batch for batch, _ in judged.batches]).rows
     assert row.reason == ""
     assert row.top1 is not None
+    assert "reestimate-bn: no batch norm stands behind pruned channels" in row.notes
 
 
 def test_mistakes_are_told_before_anything_runs() -> None:

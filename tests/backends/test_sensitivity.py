@@ -141,12 +141,18 @@ def test_passes_behind_run_and_costs_are_those_of_the_narrow_model(tmp_path: Pat
     dense = program()
     judged = judge(dense)
     plain = scan(dense, judged, tmp_path / "a.csv", ratios=[0.5])
-    behind = scan(dense, judged, tmp_path / "b.csv", ratios=[0.5], behind="reestimate-bn")
-    assert behind.settings["behind"] == "reestimate-bn"
+    behind = scan(dense, judged, tmp_path / "b.csv", ratios=[0.5], behind="reconstruct")
+    assert behind.settings["behind"] == "reconstruct"
     assert [row.macs for row in behind.rows] == [row.macs for row in plain.rows]
     data = [(batch, labels) for batch, labels in judged.batches]
-    passes = equip(PassPipeline.parse("prune{layers=stem:0.5},reestimate-bn"), data, lambda text: None)
-    assert behind.rows[0].loss == judged(passes.run(dense).program).loss != plain.rows[0].loss
+    passes = equip(PassPipeline.parse("prune{layers=inner:0.5},reconstruct"), data, lambda text: None)
+    assert behind.rows[1].loss == judged(passes.run(dense).program).loss != plain.rows[1].loss
+
+
+def test_what_passes_behind_refuse_is_said(tmp_path: Path) -> None:
+    dense = program()
+    found = scan(dense, judge(dense), tmp_path / "x.csv", behind="reestimate-bn")
+    assert found.notes == ("reestimate-bn: no batch norm stands behind pruned channels (behind stem, inner)",)
 
 
 def test_ratios_that_come_to_one_width_are_measured_once(tmp_path: Path) -> None:

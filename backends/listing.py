@@ -1,0 +1,40 @@
+"""What ``secateur list`` shows: names and what they are. Imports no torch, so that lists come at once."""
+
+from __future__ import annotations
+
+
+def rows(what: str) -> list[tuple[str, str]]:
+    """Return names and what they are.
+
+    Args:
+        what: models, criteria, backends, presets or passes.
+    """
+    if what == "models":
+        from ..compiler.sources import list_models
+
+        kinds = {"examples": "example with weights and data"}
+        return [(name, kinds.get(kind, kind)) for kind, models in list_models().items() for name in models]
+    if what == "criteria":
+        from ..passes.prune.criteria import CRITERIA
+
+        return [(name, meaning) for name, (_, meaning) in CRITERIA.items()]
+    if what == "backends":
+        from .catalog import BACKENDS, ENGINES
+
+        written = [(name, f"writes {entry.file}: {entry.summary}") for name, entry in BACKENDS.items()]
+        run = [(name, f"runs: {entry.summary}") for name, entry in ENGINES.items()]
+        return sorted([*written, *run])
+    from ..passes.catalog import PASSES, PRESETS
+
+    if what == "presets":
+        return [(f"@{name}", text) for name, text in PRESETS.items()]
+    return [(name, entry.summary) for name, entry in PASSES.items()]
+
+
+def text(what: str) -> str:
+    """Return the list, a line for each."""
+    found = rows(what)
+    if what == "models":
+        return "\n".join(f"{name}{f'  ({meaning})' if meaning != 'torchvision' else ''}" for name, meaning in found)
+    width = max((len(name) for name, _ in found), default=0)
+    return "\n".join(f"{name:<{width}}  {meaning}" for name, meaning in found) or f"there are no {what} yet"
