@@ -66,10 +66,10 @@ def evaluate(
     for batch, labels in images:
         assert labels is not None
         with torch.inference_mode():
-            logits = _logits(run(batch), len(batch))
+            logits = logits_of(run(batch), len(batch))
             outputs = logits.shape[1]
-            _check_classes(images.name, images.classes, outputs)
-            ranks = _ranks(logits, labels)
+            check_classes(images.name, images.classes, outputs)
+            ranks = ranks_of(logits, labels)
         first += int((ranks == 0).sum())
         best += int((ranks < _FIVE).sum())
         seen += len(batch)
@@ -86,14 +86,14 @@ def evaluate(
     )
 
 
-def _ranks(logits: Tensor, labels: Tensor) -> Tensor:
+def ranks_of(logits: Tensor, labels: Tensor) -> Tensor:
     """Return int64 (B,): how many classes come before the label."""
     own = logits.gather(1, labels[:, None])
     earlier = torch.arange(logits.shape[1]) < labels[:, None]
     return ((logits > own) | ((logits == own) & earlier)).sum(1)
 
 
-def _logits(output: object, batch: int) -> Tensor:
+def logits_of(output: object, batch: int) -> Tensor:
     """Return the logits (B, classes) in an output, on the CPU.
 
     Raises:
@@ -141,7 +141,12 @@ def _describe(output: object) -> str:
     return f"of type {type(output).__name__}"
 
 
-def _check_classes(data: str, classes: tuple[str, ...], outputs: int) -> None:
+def check_classes(data: str, classes: tuple[str, ...], outputs: int) -> None:
+    """Refuse data with more classes than a model has outputs.
+
+    Raises:
+        SourceError: It has.
+    """
     if len(classes) > outputs:
         raise SourceError(
             f"the data has {len(classes):,} classes and the model {outputs:,} outputs",

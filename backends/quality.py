@@ -24,7 +24,7 @@ from ..compiler.data.preprocess import Preprocess
 from ..compiler.errors import SourceError
 from ..compiler.program import Program
 from .engines.torch_eager import TorchEager
-from .evaluate import _check_classes, _logits, _ranks
+from .evaluate import check_classes, logits_of, ranks_of
 from .inputs import ModelInput
 
 _SMALLEST: Final = -100.0
@@ -129,7 +129,7 @@ class Judge:
         self._progress = progress
         for (_, labels), logits in self._run(dense, "measuring the dense model"):
             if images.classes is not None:
-                _check_classes(images.name, images.classes, logits.shape[1])
+                check_classes(images.name, images.classes, logits.shape[1])
             self._dense.append(logits)
             self._labels.append(labels)
         self.dense = self._measured(self._dense)
@@ -151,7 +151,7 @@ class Judge:
         run = TorchEager().build(program, threads=self._threads)
         seen, told = 0, time.monotonic()
         for batch in self.batches:
-            yield batch, _logits(run(batch[0]), len(batch[0]))
+            yield batch, logits_of(run(batch[0]), len(batch[0]))
             seen += len(batch[0])
             if time.monotonic() - told >= _PERIOD:
                 told = time.monotonic()
@@ -162,7 +162,7 @@ class Judge:
         for logits, dense, labels in zip(outputs, self._dense, self._labels, strict=True):
             answers = dense.argmax(1) if labels is None else labels
             log_q = _log_softmax(logits)
-            right += int((_ranks(logits, answers) == 0).sum())
+            right += int((ranks_of(logits, answers) == 0).sum())
             if labels is None:
                 log_p = _log_softmax(dense)
                 # Never negative but for rounding, where outputs hardly differ.

@@ -151,10 +151,12 @@ def _separate_zero_points(graph: Any) -> None:
         ):
             continue
         if zeros.name in seen:
-            name = f"{node.inputs[0].name}_zero_point"
-            tensor = ir.tensor(zeros.const_value.numpy(), name=name)
-            own = ir.Value(name=name, shape=zeros.shape, type=zeros.type, const_value=tensor)
-            graph.register_initializer(own)
+            name = f"{node.inputs[0].name}_own_zero_point"  # without "own" it may be that of the shared one
+            own = graph.initializers.get(name)  # there already, if the same weight is read twice
+            if own is None:
+                tensor = ir.tensor(zeros.const_value.numpy(), name=name)
+                own = ir.Value(name=name, shape=zeros.shape, type=zeros.type, const_value=tensor)
+                graph.register_initializer(own)
             node.replace_input_with(2, own)
         seen.add(node.inputs[2].name)
 

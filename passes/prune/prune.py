@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,10 +27,12 @@ from ..slicing.tensors import KeptChannels, slice_tensors
 from .criteria import criterion
 from .criteria.base import Context, Scores
 from .criteria.data import read
+from .damage import Currency, Floats, damage_of
 from .latency import Stopwatch
 from .layers import check_patterns, format_layers, is_frozen, matches, parse_layers, ratio_for
 from .scoring import normalized, score_classes
 from .selection import Bools, Ints, Limits, Selection
+from .sensitivity import damage_from
 from .widths import LATENCY, Scope, Widths
 
 
@@ -77,6 +80,8 @@ class Prune(Pass):
     scope: Scope = "uniform"
     """Whether all groups shrink alike, or the least important channels go wherever they are, or all widths are chosen
     at once so that they do the least damage within all budgets given (several, if need be)."""
+    sensitivity: str | None = None
+    """CSV file of ``secateur sensitivity``: the knapsack goes by what was measured there, group by group."""
     engine: str = "onnx"
     """What latency is measured on."""
     threads: int = 1
@@ -122,6 +127,10 @@ class Prune(Pass):
             )
         if self.scope == "knapsack" and not together:
             raise OptionError(f"scope=knapsack has no use for {given[0]}", hint="give macs, params, bytes or latency")
+        if self.sensitivity is not None and self.scope != "knapsack":
+            raise OptionError(
+                "sensitivity is for scope=knapsack", hint="prune{macs=0.5 scope=knapsack sensitivity=...}"
+            )
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(f"ratio={self.ratio:g} is out of range", hint="fraction removed, 0 <= ratio < 1")
         for name, fraction in fractions.items():
@@ -229,13 +238,20 @@ class Prune(Pass):
         if self.ratio is not None and self.scope == "uniform":
             return selection.at_ratio(float(self.ratio))
         budgets = self._fractions() if self.ratio is None else {"channels": 1.0 - self.ratio}
+        currency: Currency = "sum" if criterion(self.criterion).estimates_loss else "share"
+
+        def damage() -> list[Floats]:
+            if self.sensitivity is not None:
+                return damage_from(Path(self.sensitivity), deps, selection)
+            return damage_of(deps, selection, currency)
+
         search = Widths(
             program,
             deps,
             selection,
             self.scope,
             budgets,
-            "sum" if criterion(self.criterion).estimates_loss else "share",
+            damage,
             lambda keep: program if keep.all() else _pruned(program, KeptChannels(deps, keep)),
             self.stopwatch(self.engine, self.threads, self.batch) if self.stopwatch and self.latency else None,
             self.seed,

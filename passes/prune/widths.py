@@ -9,7 +9,7 @@ with the dense one, and where it misses the request, the search aims beside it b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -22,7 +22,7 @@ from ...compiler.program import Program
 from .allocation import Limit, allocate
 from .budget import TOLERANCE, Budget, meet
 from .criteria.base import Progress
-from .damage import Currency, damage_of
+from .damage import Floats
 from .latency import LatencyModel, Stopwatch, learn
 from .selection import Bools, Ints, Selection
 
@@ -46,8 +46,8 @@ class Widths:
     scope: Scope
     budgets: Mapping[str, float]
     """Name of a cost (channels, params, macs, bytes, latency) -> fraction that may stay."""
-    currency: Currency
-    """How scores become damage, for the knapsack."""
+    damage: Callable[[], Sequence[Floats]]
+    """Per block, at each level: what the knapsack keeps low."""
     prune: Callable[[Bools], Program]
     """From the classes that stay to a pruned program."""
     stopwatch: Stopwatch | None = None
@@ -100,9 +100,8 @@ class Widths:
         whole = extend(model.counts(self.selection.keep(self.selection.full)))
         limits = [Limit(name, kept, costs[name], kept * costs[name](whole)) for name, kept in budgets.items()]
         self.progress("choosing widths")
-        damage = damage_of(self.deps, self.selection, self.currency)
         found = allocate(
-            self.selection, model, damage, limits, extend=extend, multiple=max(latency.blocks) if latency else 1
+            self.selection, model, self.damage(), limits, extend=extend, multiple=max(latency.blocks) if latency else 1
         )
         self.stats["damage"], self.stats["gap"] = found.damage, found.gap
         return found.levels

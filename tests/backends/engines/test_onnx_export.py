@@ -15,6 +15,7 @@ from secateur.backends.engines.onnx_export import emit, export, unsupported
 from secateur.backends.engines.onnx_runtime import session_engine
 from secateur.compiler.capture import trace
 from secateur.compiler.errors import CompilerError
+from secateur.passes.quantize.quantize import Quantize
 from support.quantized_by_hand import Mixed, quantized
 from support.small import Residual, captured
 
@@ -175,6 +176,14 @@ def test_every_integer_weight_has_a_zero_point_of_its_own(integers: tuple[Any, P
         if n.op_type == "DequantizeLinear" and n.input[0].endswith("weight")
     ]
     assert len(zeros) == len(set(zeros)) == 7
+
+
+def test_equal_weights_are_exported(tmp_path: Path) -> None:
+    """The exporter keeps one of all equal tensors: weights, and their zero points."""
+    norms = [layer for _ in range(3) for layer in (nn.ReLU(), nn.BatchNorm2d(4))]
+    program = captured(nn.Sequential(nn.Conv2d(3, 4, 1), *norms).eval(), 1, 3, 4, 4)
+    quantized = Quantize(weight_bits="8").run(program).program
+    assert emit(quantized, tmp_path / "model.onnx").agreement is not None
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

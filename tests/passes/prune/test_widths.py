@@ -1,6 +1,7 @@
 """Budgets by knapsack, and in milliseconds, with a stopwatch that computes what it says."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from secateur.compiler.errors import BudgetError, OptionError
 from secateur.compiler.program import Program
 from secateur.passes.prune.latency import Floats, Profile
 from secateur.passes.prune.prune import Prune
+from secateur.passes.prune.sensitivity import Row, header
 from support.pruning import prune, widths
 
 
@@ -126,9 +128,20 @@ def test_a_latency_that_cannot_be_met(net: Program) -> None:
         timed(net, Stopwatch(), latency=0.01)
 
 
+def test_measured_damage_decides(net: Program, tmp_path: Path) -> None:
+    file = tmp_path / "scan.csv"
+    measured = [("a", 48, 9.0), ("b", 48, 0.01), ("c", 192, 9.0)]  # nobody misses b
+    rows = [Row(name, 0.5, width, width // 2, 0.9, 0.9, 80.0, 0.5 + rise) for name, width, rise in measured]
+    file.write_text(header({"format": 1, "dense": {"top1": 90.0, "loss": 0.5}}) + "".join(row.line for row in rows))
+    chosen = widths(prune(net, macs=0.6, scope="knapsack", sensitivity=str(file))[0])
+    assert chosen["b"] < 30 < chosen["a"]
+    assert chosen["c"] == 192
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"macs": 0.5, "sensitivity": "scan.csv"}, "sensitivity is for scope=knapsack"),
         ({"macs": 0.5, "params": 0.5}, "prune needs exactly one budget, params and macs given"),
         ({"ratio": 0.5, "scope": "knapsack"}, "scope=knapsack has no use for ratio"),
         ({"latency": 1.5}, "latency=1.5 is out of range"),
