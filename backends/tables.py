@@ -148,8 +148,17 @@ _FIGURES: Final = (
 )
 
 
+_CHANGES: Final = {
+    "output_error": "relative error of the output {:.3f} -> {:.3f}",
+    "agreement": "the same top-1 as the dense network {:.1%} -> {:.1%}",
+}
+"""Figures that are measured before and after."""
+
+
 def _figures(measured: Mapping[str, Any]) -> list[str]:
     lines = [[t.format(measured[name]) for name, t in line.items() if name in measured] for line in _FIGURES]
+    pairs = {name: (measured.get(f"{name}_before"), measured.get(f"{name}_after")) for name in _CHANGES}
+    lines.append([_CHANGES[name].format(*pair) for name, pair in pairs.items() if None not in pair])
     return [", ".join(line) for line in lines if line]
 
 
