@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     Batches = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 PLAIN: Final = "l1 l2 fpgm bn-scale taylor fisher apoz mean-activation chip reconstruction random".split()
+FREE: Final = "data-free"
 REPAIR: Final = "reconstruct,reconstruct-blocks"
 PIPELINES: Final = {
     "best": f"prune{{macs=MACS criterion=reconstruction scope=knapsack}},{REPAIR}",
     "best without blocks": "prune{macs=MACS criterion=reconstruction scope=knapsack},reconstruct",
-    "data-free": "prune{macs=MACS criterion=l2 scope=knapsack},absorb",
+    FREE: "prune{macs=MACS criterion=fpgm scope=knapsack},absorb",
     **{name: f"prune{{macs=MACS criterion={name}}}" for name in PLAIN},
     **{f"{name} + reestimate-bn": f"prune{{macs=MACS criterion={name}}},reestimate-bn" for name in PLAIN},
     **{
@@ -149,7 +150,8 @@ class Bench:
         from secateur.backends.compile import compile as compile_model
 
         text = PIPELINES[job.method].replace("MACS", f"{job.macs:g}")
-        made = compile_model(self.program, pipeline=text, data=data, seed=job.seed)
+        given = None if job.method == FREE else data  # absorb would use them
+        made = compile_model(self.program, pipeline=text, data=given, seed=job.seed)
         return made.module, made.report["kept"]["macs"]
 
     def _by_torch_pruning(self, job: Job, data: Batches) -> tuple[nn.Module, float]:
