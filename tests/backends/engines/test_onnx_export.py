@@ -6,20 +6,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from secateur.backends.engines import onnx_export
-from secateur.backends.engines.onnx_export import emit, export, unsupported
+from secateur.backends.engines.onnx_export import _separate_zero_points, emit, export, unsupported
 from secateur.backends.engines.onnx_runtime import session_engine
 from secateur.compiler.capture import trace
 from secateur.compiler.errors import CompilerError
-from secateur.passes.quantize.quantize import Quantize
 from support.quantized_by_hand import Mixed, quantized
 from support.small import Residual, captured
 
 onnx = pytest.importorskip("onnx")
+onnx_ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
@@ -178,12 +179,17 @@ def test_every_integer_weight_has_a_zero_point_of_its_own(integers: tuple[Any, P
     assert len(zeros) == len(set(zeros)) == 7
 
 
-def test_equal_weights_are_exported(tmp_path: Path) -> None:
-    """The exporter keeps one of all equal tensors: weights, and their zero points."""
-    norms = [layer for _ in range(3) for layer in (nn.ReLU(), nn.BatchNorm2d(4))]
-    program = captured(nn.Sequential(nn.Conv2d(3, 4, 1), *norms).eval(), 1, 3, 4, 4)
-    quantized = Quantize(weight_bits="8").run(program).program
-    assert emit(quantized, tmp_path / "model.onnx").agreement is not None
+def test_a_zero_point_named_after_a_weight_that_shares_it_is_split_all_the_same() -> None:
+    def stored(name: str) -> Any:
+        tensor = onnx_ir.tensor(np.zeros(4, np.int8), name=name)
+        return onnx_ir.Value(name=name, shape=tensor.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
+
+    first, second, scale, zeros = map(stored, ("a.weight", "b.weight", "scale", "b.weight_zero_point"))
+    nodes = [onnx_ir.node("DequantizeLinear", [weight, scale, zeros]) for weight in (first, second, second)]
+    graph = onnx_ir.Graph([], [], nodes=nodes, initializers=[first, second, scale, zeros])
+    _separate_zero_points(graph)
+    assert nodes[0].inputs[2] is zeros
+    assert nodes[1].inputs[2] is nodes[2].inputs[2] is graph.initializers["b.weight_own_zero_point"]
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
