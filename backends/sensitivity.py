@@ -26,10 +26,12 @@ from ..passes.pipeline import PassPipeline
 from ..passes.prune.criteria import criterion as find_criterion
 from ..passes.prune.criteria.base import Context
 from ..passes.prune.criteria.data import read as read_data
+from ..passes.prune.cuts import Opened
 from ..passes.prune.prune import Chosen, Prune
 from ..passes.prune.scoring import score_classes
 from ..passes.prune.selection import Limits, Selection
 from ..passes.prune.sensitivity import FORMAT, MARK, Row, Scan, complete_lines, header, parse
+from ..passes.slicing.tensors import KeptChannels
 from .compile import equip
 from .inputs import ModelInput
 from .plots import Panel, Series, chart
@@ -198,9 +200,9 @@ class _Narrow(Prune):
 
     made: Chosen | None = field(default=None, compare=False, repr=False, metadata={"text": False})
 
-    def choose(self, program: Program, deps: ChannelDependencies) -> Chosen:
+    def choose(self, opened: Opened) -> Chosen:
         """Return the choice."""
-        del program, deps
+        del opened
         assert self.made is not None
         return self.made
 
@@ -237,7 +239,7 @@ class _Narrowing:
                 return replace(row, ratio=ratio)
         quality, params, macs = self.judge.dense, 1.0, 1.0
         if kept < group.width:
-            chosen = Chosen(keep, levels, {}, [])
+            chosen = Chosen(KeptChannels(self.deps, keep), levels, {}, [])
             quality, params, macs = self._measured(
                 group, _Narrow(layers={group.layers[0]: ratio}, criterion=self.criterion, made=chosen), what
             )

@@ -6,7 +6,7 @@ components run over all of them is the whole union-find. Cost is linear in nodes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import fx
 
 from .capture import TRAINING
 from .collection import no_collection
-from .dependency import ChannelDependencies, ParamSlice, Pin, Role, Tie
+from .dependency import ChannelDependencies, Cut, ParamSlice, Pin, Role, Tie
 from .grouping import group_classes
 from .labels import Atoms, ChannelLabels, Factor
 from .ops import normalise
@@ -28,11 +28,13 @@ from .shapes import is_tensor, value_of
 
 
 @no_collection()
-def analyze(program: Program) -> ChannelDependencies:
+def analyze(program: Program, cuts: Collection[fx.Node] = ()) -> ChannelDependencies:
     """Find which channels are coupled, which are free, and why.
 
     Args:
         program: A captured program with inferred shapes.
+        cuts: Calls ``narrow(x, axis, 0, size)`` of a whole axis, which change nothing. What reads their results may do
+            without channels that others go on reading in ``x``.
 
     Returns:
         The groups of coupled channels, with every slice, tie, pin and balance that made them.
@@ -40,7 +42,10 @@ def analyze(program: Program) -> ChannelDependencies:
     ctx = RuleContext(program)
     for node in program.graph.nodes:
         ctx.node = node.name
-        _interpret(ctx, node)
+        if node in cuts:
+            _cut(ctx, node)
+        else:
+            _interpret(ctx, node)
     shared = _tie_shared_tensors(ctx)
     class_of = _classes(ctx.atoms, ctx.ties)
     return ChannelDependencies(
@@ -55,6 +60,7 @@ def analyze(program: Program) -> ChannelDependencies:
         balances=tuple(ctx.balances),
         norms=ctx.norms,
         gathers=ctx.gathers,
+        cuts=ctx.cuts,
         shared=shared,
     )
 
@@ -75,6 +81,17 @@ def _interpret(ctx: RuleContext, node: fx.Node) -> None:
         if found is None and call.module is not None:
             ctx.opaque.update((id(p), node.name) for p in call.module.parameters())
         ctx.env[node] = found(ctx, call) if found is not None else ctx.unknown(call)
+
+
+def _cut(ctx: RuleContext, node: fx.Node) -> None:
+    """Give a tensor new channels, one for each that it has; without channels of its own it stays as it is."""
+    source, axis = node.args[:2]
+    assert isinstance(axis, int)
+    labels = ctx.env[node] = ctx.labels(source)
+    factor = labels.factor_at(axis)
+    if factor is not None and factor.axes == (axis,):
+        cut = ctx.cuts[node] = Cut(factor.atoms, ctx.fresh(len(factor.atoms)), axis)
+        ctx.env[node] = labels.replaced(axis, cut.atoms)
 
 
 def _computes_numbers(node: fx.Node) -> bool:

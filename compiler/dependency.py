@@ -98,6 +98,17 @@ class Gather:
     """The moves in between, whose labels have several axes."""
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A place behind which channels are chosen anew, out of those in front of it."""
+
+    source: Atoms
+    """In front of it, along ``axis``."""
+    atoms: Atoms
+    """Behind it: ``atoms[i]`` can stay only where ``source[i]`` does."""
+    axis: int
+
+
 class _Keep:
     def __repr__(self) -> str:
         return "KEEP"
@@ -206,6 +217,8 @@ class ChannelDependencies:
     """Node of a normalisation over channels -> atoms along the normalised axis ((groups, channels) for group norm)."""
     gathers: Mapping[fx.Node, Gather] = field(default_factory=dict[fx.Node, Gather])
     """Results of movement that may have to be rewritten to one gather, since what is kept need not be a rectangle."""
+    cuts: Mapping[fx.Node, Cut] = field(default_factory=dict[fx.Node, Cut])
+    """Where the caller wanted channels to be chosen anew."""
     shared: Mapping[str, str] = field(default_factory=dict[str, str])
     """Name of a parameter -> the first name of the same tensor (weight tying)."""
 

@@ -32,10 +32,13 @@ def group_classes(ctx: RuleContext, class_of: Ints) -> tuple[ChannelGroup, ...]:
     produced = np.isin(component, component[np.concatenate(axes)]) if axes else np.zeros(count, dtype=np.bool_)
     rest, carrier = _carried(ctx, class_of, produced)
     component = _components(count, [*coupled, *rest])
+    chosen = np.zeros(count, dtype=np.bool_)  # anew, behind a cut
+    for cut in ctx.cuts.values():
+        chosen[class_of[cut.atoms]] = True
     pinned = np.zeros(count, dtype=np.bool_)
     for pin in ctx.pins:
         pinned[class_of[pin.atoms]] = True
-    pinned |= ~produced  # no layer gives these channels: an input's, a position table's rows
+    pinned |= ~(produced | chosen)  # no layer gives these channels: an input's, a position table's rows
     cell_of, ratio_of = _cells(class_of, count, ctx.balances)
     signature = _signatures(count, axes)
     names = _names(ctx, producers)

@@ -12,6 +12,7 @@ from torch import fx
 from secateur.compiler import labels as algebra
 from secateur.compiler.analysis import analyze
 from secateur.compiler.capture import trace
+from secateur.compiler.errors import BudgetError
 from secateur.compiler.labels import ChannelLabels, Factor
 from secateur.compiler.shapes import value_of
 from secateur.passes.prune.prune import Prune
@@ -44,6 +45,32 @@ def test_any_network_is_pruned_exactly(plan: list[Step], ratio: float, seed: int
 @given(steps, ratios, seeds)
 def test_any_network_is_pruned_exactly_at_length(plan: list[Step], ratio: float, seed: int) -> None:
     check_network(plan, ratio, seed)
+
+
+def check_selection(plan: list[Step], fraction: float, scope: str, select: str) -> None:
+    program = trace(RandomNet(plan), torch.zeros(2, 3, 6, 6))
+    budget = {"ratio": 1 - fraction} if scope == "global" else {"params": fraction}
+    try:
+        result, _ = prune(program, **budget, criterion="random", scope=scope, select=select)
+    except BudgetError:  # the smallest legal widths are too wide
+        return
+    again = trace(result.program.module, torch.zeros(2, 3, 6, 6))
+    prune(again, ratio=0.3, criterion="random")
+
+
+@quick
+@given(steps, ratios, st.sampled_from(["global", "knapsack"]), st.sampled_from(["paying", "all"]))
+def test_any_network_is_selected_from_exactly(plan: list[Step], fraction: float, scope: str, select: str) -> None:
+    check_selection(plan, fraction, scope, select)
+
+
+@pytest.mark.slow
+@thorough
+@given(steps, ratios, st.sampled_from(["global", "knapsack"]), st.sampled_from(["paying", "all"]))
+def test_any_network_is_selected_from_exactly_at_length(
+    plan: list[Step], fraction: float, scope: str, select: str
+) -> None:
+    check_selection(plan, fraction, scope, select)
 
 
 @quick

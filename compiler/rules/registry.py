@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from ..dependency import KEEP, ArgUse, AttrUse, Balance, Count, Gather, ParamSlice, Pin, Role, Tie
+from ..dependency import KEEP, ArgUse, AttrUse, Balance, Count, Cut, Gather, ParamSlice, Pin, Role, Tie
 from ..errors import InternalError
 from ..labels import Atoms, ChannelLabels, Factor
 from ..layers import layer_class
@@ -64,6 +64,7 @@ class RuleContext:
         self.balances: list[Balance] = []
         self.norms: dict[str, Atoms] = {}
         self.gathers: dict[fx.Node, Gather] = {}
+        self.cuts: dict[fx.Node, Cut] = {}
         self.opaque: dict[int, str] = {}
         """Identity of a parameter that an unknown module reads -> that node's name."""
         self.atoms = 0

@@ -4,8 +4,8 @@
 
 Each layer that reads a block loses the part of its input's score that goes, and what is left of a signal multiplies
 from layer to layer, so its logarithm adds up. ``readers`` counts layers by weight matrix: one that reads several blocks
-side by side (after a concatenation) counts for each by the share of its inputs. Scores need only be comparable within
-a block.
+side by side (after a concatenation) counts for each by the share of its inputs. A layer that reads through a cut reads
+what is in front of it too. Scores need only be comparable within a block.
 
 ``sum``      damage(b, level) = removed score / whole score of all blocks
 
@@ -57,9 +57,14 @@ def _readers(deps: ChannelDependencies, selection: Selection) -> Floats:
     block_of = np.full(len(deps.class_of) and int(deps.class_of.max()) + 1, -1, dtype=np.int64)
     for index, block in enumerate(selection.blocks):
         block_of[block.classes] = index
+    in_front = np.arange(len(block_of))
+    for cut in deps.cuts.values():
+        in_front[deps.class_of[cut.atoms]] = deps.class_of[cut.source]
     found = np.full(len(selection.blocks), 1e-3)
     for use in deps.slices:
         if use.role is Role.CONSUMES and use.kind in _WEIGHTED and use.name not in deps.shared:
-            blocks: Ints = block_of[deps.class_of[use.atoms.ravel()]]
-            np.add.at(found, blocks[blocks >= 0], 1.0 / max(len(blocks), 1))
+            classes: Ints = deps.class_of[use.atoms.ravel()]
+            through: Ints = in_front[classes][in_front[classes] != classes]
+            blocks: Ints = block_of[np.append(classes, through)]
+            np.add.at(found, blocks[blocks >= 0], 1.0 / max(len(classes), 1))
     return found

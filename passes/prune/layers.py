@@ -20,7 +20,7 @@ def check_patterns(patterns: Sequence[str], deps: ChannelDependencies, option: s
     Raises:
         OptionError: Names the pattern and the nearest layers.
     """
-    layers = [layer for group in deps.groups for layer in group.layers]
+    layers = [layer for group in deps.groups for layer in _layers(group)]
     for pattern in patterns:
         if not any(matches(pattern, layer) for layer in layers):
             near = get_close_matches(pattern, layers, n=3, cutoff=0.4)
@@ -32,9 +32,15 @@ def check_patterns(patterns: Sequence[str], deps: ChannelDependencies, option: s
 
 def is_frozen(group: ChannelGroup, include: Sequence[str], exclude: Sequence[str]) -> bool:
     """Tell whether the options leave a group as it is: any layer excluded, or not all included."""
-    if any(matches(p, layer) for p in exclude for layer in group.layers):
+    layers = _layers(group)
+    if any(matches(p, layer) for p in exclude for layer in layers):
         return True
-    return bool(include) and not all(any(matches(p, layer) for p in include) for layer in group.layers)
+    return bool(include) and not all(any(matches(p, layer) for p in include) for layer in layers)
+
+
+def _layers(group: ChannelGroup) -> tuple[str, ...]:
+    """Return what patterns call a group: no layer gives the channels behind a cut, so its first reader."""
+    return group.layers or (group.name.rpartition(".")[0],)
 
 
 def parse_layers(text: str) -> dict[str, float]:

@@ -27,12 +27,15 @@ from ..slicing.tensors import KeptChannels, slice_tensors
 from .criteria import criterion
 from .criteria.base import Context, Scores
 from .criteria.data import read
+from .cuts import Opened, open_inputs
 from .damage import Currency, Floats, damage_of
 from .latency import Stopwatch
 from .layers import check_patterns, format_layers, is_frozen, matches, parse_layers, ratio_for
 from .scoring import normalized, score_classes
 from .selection import Bools, Ints, Limits, Selection
 from .sensitivity import damage_from
+from .subsets import Subsets
+from .unconstrained import Unconstrained
 from .widths import LATENCY, Scope, Widths
 
 
@@ -40,8 +43,7 @@ from .widths import LATENCY, Scope, Widths
 class Chosen:
     """What is to stay."""
 
-    keep: Bools
-    """[classes]."""
+    kept: KeptChannels
     levels: Ints
     """[blocks]."""
     stats: dict[str, int | float]
@@ -92,6 +94,9 @@ class Prune(Pass):
     """Kept widths are multiples of this, or untouched."""
     min_width: int = 1
     """No layer gets narrower than this (or than it was)."""
+    select: Literal["none", "paying", "all"] = "none"
+    """Whether layers may do without channels that others go on reading: where that saves more than a copy costs, or
+    everywhere. For scope=global and scope=knapsack."""
     include: tuple[str, ...] = ()
     """Only layers that match are pruned."""
     exclude: tuple[str, ...] = ()
@@ -131,6 +136,11 @@ class Prune(Pass):
             raise OptionError(
                 "sensitivity is for scope=knapsack", hint="prune{macs=0.5 scope=knapsack sensitivity=...}"
             )
+        if self.select != "none" and (self.scope == "uniform" or self.sensitivity is not None):
+            where = "sensitivity" if self.sensitivity is not None else "scope=uniform"
+            raise OptionError(
+                f"select={self.select} has no use for {where}", hint="scope=global or scope=knapsack, no sensitivity"
+            )
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(f"ratio={self.ratio:g} is out of range", hint="fraction removed, 0 <= ratio < 1")
         for name, fraction in fractions.items():
@@ -154,11 +164,13 @@ class Prune(Pass):
     @no_collection()
     def run(self, program: Program) -> PassResult:
         """Prune; see :class:`~..base.Pass`."""
-        deps = analyze(program)
-        chosen = self.choose(program, deps)
-        kept, stats = KeptChannels(deps, chosen.keep), chosen.stats
-        tensors, indices = slice_tensors(program, kept)
-        remarks = (*_analysis_remarks(deps), *chosen.notes)
+        opened = Opened(program, analyze(program), ())
+        if self.select != "none":
+            opened = open_inputs(program, opened.deps, everywhere=self.select == "all")
+        chosen = self.choose(opened)
+        kept = chosen.kept
+        tensors, indices = slice_tensors(opened.program, kept)
+        remarks = (*_analysis_remarks(opened.deps), *chosen.notes)
         plan = plan_of(kept, indices)
         searched = self.latency is not None or self.scope == "knapsack"  # by the clock, or until time is up
         record = {"levels": chosen.levels.tolist()} if searched else {}
@@ -166,19 +178,23 @@ class Prune(Pass):
             nothing = Remark(
                 RemarkKind.MISSED, self.name, "", "nothing was pruned: no channel may go within the options"
             )
-            return PassResult(program, changed=False, stats=stats, remarks=(*remarks, nothing), plan=plan)
-        result = rewrite(program, tensors, kept)
-        return PassResult(result, changed=True, stats=stats, remarks=remarks, plan=plan, record=record)
+            return PassResult(program, changed=False, stats=chosen.stats, remarks=(*remarks, nothing), plan=plan)
+        result = rewrite(opened.program, tensors, kept)
+        return PassResult(result, changed=True, stats=chosen.stats, remarks=remarks, plan=plan, record=record)
 
-    def choose(self, program: Program, deps: ChannelDependencies) -> Chosen:
+    def choose(self, opened: Opened) -> Chosen:
         """Return the classes that stay."""
+        deps = opened.deps
         check_patterns(self.include, deps, "include")
         check_patterns(self.exclude, deps, "exclude")
         check_patterns(tuple(self.layers), deps, "layers")
         limits = Limits(self.round_to, self.min_width)
+        estimates_loss = criterion(self.criterion).estimates_loss
         normalize = self.normalize
         if normalize == "auto":
-            normalize = "none" if criterion(self.criterion).estimates_loss else "group"
+            normalize = "none" if estimates_loss else "group"
+        subsets = Subsets.of(opened) if opened.sites else None
+        unconstrained = Unconstrained(opened, paying=self.select == "paying")
         notes: list[Remark] = []
 
         def select(scores: Scores) -> Selection:
@@ -188,19 +204,33 @@ class Prune(Pass):
                 limits,
                 lambda group: is_frozen(group, self.include, self.exclude),
                 relative=normalize == "group",
+                subsets=subsets,
+                beyond=self.scope == "knapsack",
             )
 
         def choice(scores: Scores) -> Bools:
             trial = select(normalized(scores, deps, normalize))
-            return trial.keep(self._levels(program, deps, trial, [], {}))
+            return trial.keep(self._levels(unconstrained, trial, [], {}))
 
-        context = replace(self._context(program, deps), choice=choice)
-        selection = select(score_classes(context, self.criterion, normalize))
-        stats: dict[str, int | float] = {"channels": int(sum(g.width for g in deps.groups))}
-        levels = self._levels(program, deps, selection, notes, stats)
-        keep = selection.keep(levels)
-        stats["removed"] = int((~keep).sum())
-        return Chosen(keep, levels, stats, notes)
+        context = replace(self._context(opened.program, deps), choice=choice)
+        scores = score_classes(context, self.criterion, normalize)
+        if subsets is not None:
+            scores = subsets.seen_from_the_front(scores, add=estimates_loss)
+        selection = select(scores)
+        given = [group for group in deps.groups if group.name not in unconstrained.layer_of]
+        stats: dict[str, int | float] = {"channels": sum(g.width for g in given)}
+        levels = self._levels(unconstrained, selection, notes, stats)
+        kept = unconstrained.settle(selection.keep(levels))
+        stats["removed"] = sum(int((~kept.classes[g.classes]).sum()) for g in given)
+        if opened.sites:
+            stats |= {"slices": 0, "gathers": 0}
+        for layer, taken, offered, slices, gathers in unconstrained.report(kept):
+            stats["slices"] += slices
+            stats["gathers"] += gathers
+            ways = [f"{n} {what}{'s' * (n > 1)}" for n, what in ((slices, "slice"), (gathers, "gather")) if n]
+            text = f"reads {taken} of {offered} channels, by {' and '.join(ways)}"
+            notes.append(Remark(RemarkKind.NOTE, self.name, layer, text))
+        return Chosen(kept, levels, stats, notes)
 
     def recall(self, record: Mapping[str, Any]) -> Prune:
         """Take the widths from the record: what clocks decide is never the same twice."""
@@ -224,13 +254,13 @@ class Prune(Pass):
 
     def _levels(
         self,
-        program: Program,
-        deps: ChannelDependencies,
+        unconstrained: Unconstrained,
         selection: Selection,
         notes: list[Remark],
         stats: dict[str, int | float],
     ) -> Ints:
         """Return the block levels that the budget asks for."""
+        program, deps = unconstrained.opened.program, unconstrained.opened.deps
         if self.chosen is not None:
             return np.array(self.chosen, dtype=np.int64)
         if self.layers:
@@ -252,11 +282,12 @@ class Prune(Pass):
             self.scope,
             budgets,
             damage,
-            lambda keep: program if keep.all() else _pruned(program, KeptChannels(deps, keep)),
+            lambda keep: program if keep.all() else _pruned(program, unconstrained.settle(keep)),
             self.stopwatch(self.engine, self.threads, self.batch) if self.stopwatch and self.latency else None,
             self.seed,
             self.progress,
             stats=stats,
+            settle=lambda keep: unconstrained.settle(keep).classes if unconstrained.opened.sites else keep,
         )
         levels = search.levels()
         notes += [Remark(RemarkKind.NOTE, self.name, "", note) for note in search.notes]

@@ -8,6 +8,13 @@ level. All budgets are prefixes of one ordered list of *steps* (lower one block 
   are.
 
 Costs fall along the list, so a budget is found by bisection.
+
+Behind a cut (:mod:`.cuts`) only those channels can stay that stay in front of it. The level of a block there says
+
+* which of them are wanted, whatever is in front: those that are not, and those that are gone, go;
+* with ``beyond``, how many more are to go than went in front, so that what is left is linear in both levels.
+
+Channels in front of cuts that are wanted behind none, and that nothing else reads, go too.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ import numpy.typing as npt
 from ...compiler.dependency import Block, ChannelDependencies, ChannelGroup
 from ...compiler.labels import ChannelLabels
 from .criteria.base import Scores
+from .subsets import Subsets
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -45,6 +53,8 @@ class Selection:
         frozen: Callable[[ChannelGroup], bool],
         *,
         relative: bool = True,
+        subsets: Subsets | None = None,
+        beyond: bool = False,
     ) -> None:
         """Lay the blocks out.
 
@@ -54,7 +64,10 @@ class Selection:
             limits: What every choice must respect.
             frozen: Tells which groups stay as they are.
             relative: Whether scores compare within a group only, so that ``global`` divides them by the group's mean.
+            subsets: What stays behind cuts, if there are some.
+            beyond: What the levels of blocks behind cuts mean; see the module.
         """
+        self._subsets, self._beyond = subsets, beyond
         self._relative = relative
         self.blocks: list[Block] = []
         self.group_of: list[ChannelGroup] = []
@@ -103,6 +116,13 @@ class Selection:
                 if not self._cannot_empty(classes, inside, forced):
                     forced[classes[int(scores[classes].argmax())]] = True
                 inside[classes] = False
+        if self._subsets is not None:
+            for classes in self._subsets.behind:
+                if not forced[classes].any():  # a cell's best may have gone in front of the cut
+                    forced[classes[int(scores[classes].argmax())]] = True
+            # What always stays behind a cut always stays in front of it.
+            forced[self._subsets.outer[forced[self._subsets.inner]]] = True
+        self._always = forced
         return forced
 
     def _cannot_empty(self, classes: Ints, inside: Bools, forced: Bools) -> bool:
@@ -129,7 +149,36 @@ class Selection:
         kept = np.ones(len(self._cell), dtype=np.bool_)
         inside = self._cell >= 0
         kept[inside] = self._place[inside] < quota[self._cell[inside]]
-        return kept
+        return kept if self._subsets is None else self._through_cuts(kept, quota, self._subsets)
+
+    def _through_cuts(self, kept: Bools, quota: Ints, subsets: Subsets) -> Bools:
+        allowed = subsets.allowed(kept)
+        if self._beyond:
+            inner = np.unique(subsets.inner[self._cell[subsets.inner] >= 0])
+            cells = self._cell[inner]
+            order = np.lexsort((self._place[inner], ~allowed[inner], cells))
+            inner, cells = inner[order], cells[order]
+            place = np.arange(len(inner)) - np.searchsorted(cells, cells, side="left")
+            offered = np.bincount(cells[allowed[inner]], minlength=len(quota))
+            kept[inner] = place < (offered - self._sizes + quota)[cells]
+            kept |= self._always
+        kept &= allowed
+        return kept & ~(subsets.unread(kept) & ~self._always)
+
+    def leave_whole(self, wanted: Bools, stays: Bools) -> bool:
+        """Lower blocks no more of which all stays that can, although less was wanted; tell whether there are any."""
+        found = False
+        for index, block in enumerate(self.blocks):
+            more = bool((stays & ~wanted)[block.classes].any())
+            if more and len(self.allowed[index]) > 1 and self._offered(block, stays) == int(stays[block.classes].sum()):
+                self.allowed[index] = self.allowed[index][-1:]
+                found = True
+        return found
+
+    def _offered(self, block: Block, stays: Bools) -> int:
+        """Return how many classes of a block could stay, given what stays in front of cuts."""
+        allowed = stays if self._subsets is None else self._subsets.allowed(stays)
+        return int(allowed[block.classes].sum())
 
     def lowest(self) -> Ints:
         """Return the smallest legal levels."""

@@ -32,6 +32,8 @@ ROUNDS: Final = 4
 """How often at most a latency is aimed at."""
 CLOSE: Final = 0.02
 """Relative distance from the requested latency that is close enough to stop."""
+EXCESS: Final = 0.005
+"""Relative excess over a counted budget that is small enough to stop."""
 MISSED: Final = 0.05
 """Relative distance from the requested latency at which a remark says that it was missed."""
 
@@ -58,6 +60,8 @@ class Widths:
     """Takes what the user should know."""
     stats: dict[str, int | float] = field(default_factory=dict[str, "int | float"])
     """Takes figures."""
+    settle: Callable[[Bools], Bools] = lambda keep: keep
+    """From the classes that are wanted to those that stay, perhaps more of them."""
 
     def levels(self) -> Ints:
         """Return the level of every block.
@@ -67,27 +71,46 @@ class Widths:
             OptionError: There is nothing to measure latency with.
         """
         model = CostModel(self.program, self.deps)
-        levels = self._in_time(model) if LATENCY in self.budgets else self._search(model, self.budgets, None)
-        whole, kept = self.selection.keep(self.selection.full), self.selection.keep(levels)
-        for name, fraction in self.budgets.items():
-            if name == LATENCY:
-                continue
-            cost = self._cost(model, name)
-            reached = cost(kept) / max(cost(whole), 1e-12)
+        levels = self._in_time(model) if LATENCY in self.budgets else self._counted(model)
+        for name, reached in self._reached(model, levels).items():
+            fraction = self.budgets[name]
             # Where several budgets hold, that of one of them is not used up says nothing.
             if abs(reached - fraction) > TOLERANCE and (len(self.budgets) == 1 or reached > fraction):
                 self.notes.append(f"{name}={fraction:g} was asked for; legal widths come as near as {reached:.4f}")
         return levels
 
+    def _counted(self, model: CostModel) -> Ints:
+        """Search. What stays may exceed budgets that what is wanted keeps to: then search again.
+
+        Blocks of which all stays, wanted or not, are left whole from then on; where there are none, aim lower.
+        """
+        aims = dict(self.budgets)
+        levels = self._search(model, aims, None)
+        while self.scope == "knapsack":
+            over = {n: r / self.budgets[n] for n, r in self._reached(model, levels).items() if r > self.budgets[n]}
+            if max(over.values(), default=1.0) <= 1.0 + EXCESS:
+                break
+            wanted = self.selection.keep(levels)
+            if not self.selection.leave_whole(wanted, self.settle(wanted)):
+                aims |= {name: aims[name] / excess for name, excess in over.items()}
+            levels = self._search(model, aims, None)
+        return levels
+
+    def _reached(self, model: CostModel, levels: Ints) -> dict[str, float]:
+        """Return the fractions of counted costs that stay."""
+        whole, kept = self.selection.keep(self.selection.full), self.selection.keep(levels)
+        costs = {name: self._cost(model, name) for name in self.budgets if name != LATENCY}
+        return {name: cost(kept) / max(cost(whole), 1e-12) for name, cost in costs.items()}
+
     def _cost(self, model: CostModel, name: str, latency: LatencyModel | None = None) -> Callable[[Bools], float]:
         if name == "channels":
             unowned = len(self.selection.scores) - int(self.selection.keep(self.selection.full).sum())
-            return lambda keep: int(keep.sum()) - unowned
+            return lambda keep: int(self.settle(keep).sum()) - unowned
         if name == LATENCY:
             assert latency is not None
             return lambda keep: latency(model.counts(keep))
         products = {"params": model.params, "macs": model.macs, "bytes": model.bytes}[name]
-        return lambda keep: products(model.counts(keep))
+        return lambda keep: products(model.counts(self.settle(keep)))
 
     def _search(self, model: CostModel, budgets: Mapping[str, float], latency: LatencyModel | None) -> Ints:
         if self.scope != "knapsack":

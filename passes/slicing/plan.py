@@ -27,8 +27,8 @@ def _kept_norms(kept: KeptChannels) -> dict[str, Kept]:
     found: dict[str, Kept] = {}
     for node, atoms in kept.deps.norms.items():
         mask = kept.mask(atoms)
-        if mask.all():
+        if kept.stays_put(atoms):
             continue
         rows = [np.flatnonzero(row).tolist() for row in mask if row.any()] if mask.ndim == 2 else None
-        found[node] = rows if rows is not None else np.flatnonzero(mask).tolist()
+        found[node] = rows if rows is not None else kept.positions(atoms).tolist()
     return found

@@ -2,6 +2,7 @@
 
     view(n, 2, c // 2, h, w) . transpose(1, 2) . view(n, c, h, w)   ->   index_select(x, 1, kept)
     chunk(x, 2, 1)                                                  ->   split(x, [kept, kept'], 1)
+    a cut, behind which fewer channels stay than in front of it     ->   narrow or index_select
     size arguments along channel axes                               ->   what they now are
 
 Nodes are copied one by one, and shapes inferred as they are, so every number that the graph computes from a size is
@@ -17,11 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import fx, nn
 
 from ...compiler.capture import eliminate_dead_code
-from ...compiler.dependency import KEEP, ArgUse, Count, Gather
+from ...compiler.dependency import KEEP, ArgUse, Count, Cut, Gather
 from ...compiler.errors import CompilerError, InternalError
 from ...compiler.labels import ChannelLabels
 from ...compiler.ops import normalise, set_parameter
@@ -63,6 +65,8 @@ class _Rewriter:
         for node in self.program.graph.nodes:
             if node in replaced:
                 self.moved[node] = self._gather(node, self.deps.gathers[node])
+            elif node in self.deps.cuts:
+                self.moved[node] = self._pick(node, self.deps.cuts[node])
             elif node in read:
                 new = self._copy(node)
                 if node.op == "placeholder":
@@ -223,14 +227,29 @@ class _Rewriter:
         mask = self.kept.mask(factor.atoms)
         place_now = np.cumsum(mask) - 1
         positions = gather.positions[mask[gather.positions]]
+        return self._select(node, self.moved[gather.source], gather.axis, place_now[positions])
+
+    def _pick(self, node: fx.Node, cut: Cut) -> fx.Node:
+        """Take what stays behind a cut from what stays in front of it: nothing to do, a slice, or a gather."""
+        source = self.moved[node.all_input_nodes[0]]
+        picked = positions_behind(self.kept, cut)
+        if len(picked) == int(self.kept.mask(cut.source).sum()) and _is_run(picked):
+            return source
+        if _is_run(picked):
+            arguments = (source, cut.axis, int(picked[0]), len(picked))
+            return self._placed(node, self.compact.graph.call_function(torch.narrow, arguments))
+        return self._select(node, source, cut.axis, picked)
+
+    def _select(self, node: fx.Node, source: fx.Node, axis: int, positions: npt.NDArray[np.int64]) -> fx.Node:
         name = self._buffer_name(node)
-        place(self.compact.root, name, torch.from_numpy(place_now[positions].astype(np.int64)))
-        graph = self.compact.graph
-        index = graph.create_node("get_attr", name, (), {})
-        new = graph.call_function(torch.index_select, (self.moved[gather.source], gather.axis, index))
-        for made in (index, new):
-            made.meta = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
-            infer_node(self.compact, made)
+        place(self.compact.root, name, torch.from_numpy(positions.astype(np.int64)))
+        index = self._placed(node, self.compact.graph.create_node("get_attr", name, (), {}))
+        return self._placed(node, self.compact.graph.call_function(torch.index_select, (source, axis, index)))
+
+    def _placed(self, node: fx.Node, new: fx.Node) -> fx.Node:
+        """Give a new node its shape, and the block of the one that it stands for."""
+        new.meta = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
+        infer_node(self.compact, new)
         return new
 
     def _buffer_name(self, node: fx.Node) -> str:
@@ -244,6 +263,18 @@ class _Rewriter:
         while hasattr(owner, f"gather_{number}"):
             number += 1
         return f"{block}.gather_{number}" if block else f"gather_{number}"
+
+
+def positions_behind(kept: KeptChannels, cut: Cut) -> npt.NDArray[np.int64]:
+    """Return where the channels that stay behind a cut will stand in front of it."""
+    place_now = np.full(len(cut.source), -1, dtype=np.int64)
+    before = kept.positions(cut.source)
+    place_now[before] = np.arange(len(before))
+    return place_now[kept.positions(cut.atoms)]
+
+
+def _is_run(positions: npt.NDArray[np.int64]) -> bool:
+    return bool((np.diff(positions) == 1).all())
 
 
 def _is_number(value: Any) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 from ...compiler.dependency import AttrUse, ChannelDependencies, Count, ParamSlice
 from ...compiler.plan import Kept
 from ...compiler.program import Program, is_persistent, place
+from .order import Order
 
 Bools = npt.NDArray[np.bool_]
 
@@ -25,14 +26,36 @@ Bools = npt.NDArray[np.bool_]
 class KeptChannels:
     """The keep mask over atoms, and what follows from it."""
 
-    def __init__(self, deps: ChannelDependencies, keep: Bools) -> None:
+    def __init__(self, deps: ChannelDependencies, keep: Bools, order: Order | None = None) -> None:
+        """Take the choice.
+
+        Args:
+            deps: The analysis.
+            keep: [classes].
+            order: Where they are to stand; as they stand by default.
+        """
         self.deps = deps
         self.classes = keep
+        self.order = order
         self.atoms: Bools = keep[deps.class_of] if len(deps.class_of) else np.empty(0, dtype=np.bool_)
 
     def mask(self, atoms: npt.NDArray[np.int64]) -> Bools:
         """Return which of the positions stay."""
         return self.atoms[atoms]
+
+    def positions(self, atoms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the positions along an axis that stay, in the order in which they will stand."""
+        mask = self.mask(atoms)
+        if self.order is None:
+            return np.flatnonzero(mask)
+        arranged = self.order.arrange(self.deps.class_of[atoms])
+        return arranged[mask[arranged]]
+
+    def stays_put(self, atoms: npt.NDArray[np.int64]) -> bool:
+        """Tell whether all of the positions stay where they are."""
+        return self.whole(atoms) and (
+            self.order is None or atoms.size != len(atoms) or bool((np.diff(self.positions(atoms.ravel())) > 0).all())
+        )
 
     def count(self, count: Count) -> int:
         """Evaluate a count."""
@@ -64,7 +87,7 @@ def slice_tensors(
     tensors: dict[str, torch.Tensor] = dict(changed)
     plan: dict[str, dict[int, Kept]] = {}
     for name, axes in uses.items():
-        cut = [use for use in axes.values() if not kept.whole(use.atoms)]
+        cut = [use for use in axes.values() if not kept.stays_put(use.atoms)]
         if not cut:
             continue
         tensor: torch.Tensor = changed[name] if name in changed else program.attribute(name)
@@ -86,7 +109,7 @@ def _kept_indices(axes: dict[int, ParamSlice], cut: Iterable[ParamSlice], kept: 
     for use in cut:
         mask = kept.mask(use.atoms)
         if use.atoms.ndim == 1:
-            found[use.axis] = np.flatnonzero(mask).tolist()
+            found[use.axis] = kept.positions(use.atoms).tolist()
         elif not mask[mask.any(axis=1)].all():  # something goes inside the remaining groups
             found[use.axis] = [np.flatnonzero(mask[g]).tolist() for g in _groups(use, kept)]
     return found
@@ -98,7 +121,7 @@ def _slice(
     grouped = [use for use in cut if use.atoms.ndim == 2]
     for use in cut:
         if use.atoms.ndim == 1 and not (grouped and use.axis == 0):
-            tensor = tensor.index_select(use.axis, _index(kept.mask(use.atoms), tensor))
+            tensor = tensor.index_select(use.axis, torch.from_numpy(kept.positions(use.atoms)).to(tensor.device))
     for use in grouped:
         tensor = _slice_groups(tensor, axes[0], use, kept)
     return tensor.contiguous()
@@ -108,7 +131,7 @@ def _slice_groups(tensor: torch.Tensor, rows: ParamSlice, columns: ParamSlice, k
     """[g a, b, ...] -> [g' a', b', ...]; the kept columns differ from group to group."""
     row_mask, column_mask = kept.mask(rows.atoms.ravel()), kept.mask(columns.atoms)
     groups: Bools = np.asarray(column_mask.any(axis=1))
-    row_index = np.flatnonzero(row_mask)
+    row_index = kept.positions(rows.atoms.ravel())
     inside = column_mask[groups]
     if inside.all():
         return tensor.index_select(0, torch.from_numpy(row_index).to(tensor.device))
@@ -116,10 +139,6 @@ def _slice_groups(tensor: torch.Tensor, rows: ParamSlice, columns: ParamSlice, k
     group_of_row = (np.cumsum(groups) - 1)[row_index * len(groups) // len(row_mask)]
     picked = column_index[group_of_row]
     return tensor[torch.from_numpy(row_index[:, None]).to(tensor.device), torch.from_numpy(picked).to(tensor.device)]
-
-
-def _index(mask: Bools, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.flatnonzero(mask)).to(like.device)
 
 
 def rebuild_modules(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChannels) -> nn.Module:

@@ -6,6 +6,7 @@ import pytest
 from secateur.compiler.analysis import analyze
 from secateur.compiler.cost import measure
 from secateur.compiler.cost_model import CostModel, Products
+from secateur.passes.prune.cuts import Opened
 from secateur.passes.prune.prune import Prune
 from support.pruning import program_of
 from support.zoo import ZOO
@@ -24,6 +25,6 @@ def test_a_choice_costs_what_the_pruned_program_costs(name: str) -> None:
     everything = np.ones(int(deps.class_of.max()) + 1 if len(deps.class_of) else 0, dtype=np.bool_)
     assert model(everything) == measure(program)
     pruned = Prune(ratio=0.5)
-    chosen = pruned.choose(program, deps)
-    cost, made = model(chosen.keep), measure(pruned.run(program).program)
+    chosen = pruned.choose(Opened(program, deps, ()))
+    cost, made = model(chosen.kept.classes), measure(pruned.run(program).program)
     assert (cost.params, cost.macs) == (made.params, made.macs)

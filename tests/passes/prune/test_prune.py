@@ -14,6 +14,7 @@ from secateur.compiler.errors import BudgetError, OptionError
 from secateur.compiler.plan import Plan
 from secateur.compiler.program import Program
 from secateur.passes.base import RemarkKind
+from secateur.passes.prune.cuts import Opened
 from secateur.passes.prune.prune import Prune
 from support.pruning import plan_of, program_of, prune, widths
 
@@ -210,5 +211,5 @@ def test_pruning_leaves_the_program_alone(net: Program) -> None:
 
 
 def test_classes_that_stay_are_counted(net: Program) -> None:
-    chosen = Prune(ratio=0.5).choose(net, analyze(net))
-    assert chosen.stats["removed"] == int((~chosen.keep).sum()) == 32 + 48 + 48
+    chosen = Prune(ratio=0.5).choose(Opened(net, analyze(net), ()))
+    assert chosen.stats["removed"] == int((~chosen.kept.classes).sum()) == 32 + 48 + 48
