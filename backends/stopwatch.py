@@ -68,7 +68,7 @@ class DeployedStopwatch:
         if known is not None:
             return known
         deployed = self._deployed(program)
-        if not isinstance(self._engine, Profiler):
+        if not isinstance(self._engine, Profiler) or not self._engine.names_layers:
             raise OptionError(
                 f"{self._engine.name} does not say where the time goes, so latency cannot be searched on it",
                 where="engine",

@@ -2,11 +2,13 @@
 
     python benchmarks/accuracy.py                                    # everything: hours
     python benchmarks/accuracy.py --only '*20*' --methods best,'torch-pruning*' --macs 0.7 0.5 --seeds 1 --no-tune
+    python benchmarks/accuracy.py --seeds 1 && python benchmarks/accuracy.py --resume --methods best,data-free
     python benchmarks/accuracy.py --resume                           # what an interrupted run left
 
-Needs the data folder (--data): trained CIFAR ResNets, and CIFAR-10 as JPEG files; and torch-pruning. Each model runs in
-a process of its own (accuracy_worker.py). Writes results/accuracy.json and results/accuracy.md; jobs (model, method,
-MACs, seed) that are not run again keep their results.
+Needs the data folder (--data): trained CIFAR ResNets, and CIFAR-10 as JPEG files; and torch-pruning. A network that the
+folder has for uncompressed images only is adapted first (--adapted keeps its weights). Each model runs in a process of
+its own (accuracy_worker.py). Writes results/accuracy.json and results/accuracy.md; jobs (model, method, MACs, seed)
+that are not run again keep their results.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
-from accuracy_worker import PIPELINES, TP, TP_METHODS, TUNE, Job
+from accuracy_worker import ADAPT, ADAPTED, PIPELINES, PLAIN, TP, TP_METHODS, TUNE, Job
 from common import RESULTS, ROOT, Json, cifar_files, describe, header, portable, provenance, single_threaded, table
 from common import write_results as write
 from int8_accuracy import ARCHIVES, Check, unpack
@@ -33,6 +36,8 @@ from int8_accuracy import ARCHIVES, Check, unpack
 NAME = "accuracy"
 WORKER = Path(__file__).with_name(f"{NAME}_worker.py")
 BEST = "best"
+MAIN = ",".join([BEST, "best without selection", "data-free", *PLAIN, f"{TP}*"])
+"""Methods that are run unless others are asked for."""
 AIMS = {("cifar_resnet20_jpeg", 0.7): 2.0, ("cifar_resnet20_jpeg", 0.5): 6.0}
 """Points that secateur's best may lose without fine-tuning."""
 Key = tuple[str, str, float, int]
@@ -40,14 +45,17 @@ Key = tuple[str, str, float, int]
 LEGEND = """\
 CIFAR ResNets adapted to strongly compressed JPEG files (*_jpeg*), on the test images; pruned with {count} training
 images, as many of each class, chosen by seeds. *MACs kept* is what came out, counted by the same rules for all.
+ResNet-20 and -56 come adapted; {adapted} were for this, from the published weights: {adapt.epochs} epochs of all
+training images, cosine from {adapt.lr}.
 
-- *{BEST}*: `{best}`; *best without blocks*: `{without}`; *data-free*: `{free}`.
-- A criterion's name alone: `{plain}`; *+ reestimate-bn* measures batch-norm statistics again, on the same images;
-  *global* cuts the lowest scores wherever they are instead of all layers alike.
+- *{BEST}*: `{best}`; *best without selection* leaves `select` out, *best without blocks*
+  `reconstruct-blocks`; *data-free*: `{free}`.
+- A criterion's name alone: `{plain}`; *+ reestimate-bn* measures batch-norm statistics again, on the same images.
 - *torch-pruning*: its criterion and scope, the ratio searched by bisection for the MACs asked for. The trunk, which it
-  breaks in these networks, is left out by hand; Taylor's gradients are of the loss on the same images.
-- *top-1* straight after pruning; *tuned*: after one more recipe, the same for all: {images:,} training images,
-  {epochs} epoch, SGD, cosine from {lr}. Percent, mean over seeds, lowest and highest in brackets."""
+  breaks in these networks, is left out by hand; Taylor's gradients are of the loss on the same images, the Hessian's of
+  64 of them, one by one.
+- *top-1* straight after pruning; *tuned*: after one more recipe, the same for all: {tune.images:,} training images,
+  {tune.epochs} epoch, SGD, cosine from {tune.lr}. Percent, mean over seeds, lowest and highest in brackets."""
 
 
 def key_of(record: Json) -> Key:
@@ -89,7 +97,7 @@ def mean_by_method(records: Sequence[Json], model: str, macs: float, figure: str
     return {method: statistics.fmean(found) for method, found in values.items()}
 
 
-def report(head: Mapping[str, object], records: Sequence[Json]) -> list[str]:
+def report(head: Mapping[str, Any], records: Sequence[Json]) -> list[str]:
     """Return accuracy.md."""
     lines = ["# Accuracy of pruned networks", "", *describe(head), "", *map(str, checks(records)), ""]
     commits = sorted({f"{r['commit']} ({r['date'][:10]})" for r in records})
@@ -100,10 +108,11 @@ def report(head: Mapping[str, object], records: Sequence[Json]) -> list[str]:
             count=head["count"],
             BEST=BEST,
             best=PIPELINES[BEST],
-            without=PIPELINES["best without blocks"],
             free=PIPELINES["data-free"],
             plain=PIPELINES["l1"],
-            **TUNE,
+            adapted=", ".join(head["adapted"]) or "no others",
+            adapt=ADAPT,
+            tune=TUNE,
         ),
         "",
     ]
@@ -144,8 +153,8 @@ def job_text(record: Json) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default="*_jpeg", metavar="PATTERN", help="models by name, with * and ?")
-    parser.add_argument("--methods", default="*", metavar="LIST", help="patterns, with commas between them")
+    parser.add_argument("--only", default="*20_jpeg,*32_jpeg,*56_jpeg", metavar="LIST", help="patterns of models")
+    parser.add_argument("--methods", default=MAIN, metavar="LIST", help="patterns, with commas between them")
     parser.add_argument("--macs", nargs="+", type=float, default=[0.8, 0.7, 0.6, 0.5], help="fractions kept")
     parser.add_argument("--seeds", type=int, default=3, help="how many choices of training images")
     parser.add_argument("--count", type=int, default=1024, help="training images to prune with")
@@ -153,10 +162,17 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="run only what is not on record")
     parser.add_argument("--workers", type=int, choices=(1, 2), default=1, help="processes, one thread each")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="weights and images")
+    parser.add_argument("--adapted", type=Path, default=ROOT / "build/adapted", help="weights that were adapted here")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results are written")
     options = parser.parse_args()
     options.data = options.data.resolve()
-    models = [name for name in cifar_files(options.data) if fnmatch(name, options.only)]
+    given = cifar_files(options.data)
+    published = {name + ADAPTED: file for name, file in given.items() if not name.endswith(ADAPTED)}
+    published = {name: file for name, file in published.items() if name not in given}
+    weights = given | {
+        name: options.adapted / f"{file.stem.partition('-')[0]}{ADAPTED}.pt" for name, file in published.items()
+    }
+    models = [name for name in weights if any(fnmatch(name, pattern) for pattern in options.only.split(","))]
     if not models or not all((options.data / name).exists() for name in ARCHIVES):
         print(f"needs in --data {', '.join(ARCHIVES)}, cifar-resnets/", file=sys.stderr)
         return 2
@@ -166,6 +182,7 @@ def main() -> int:
         print("needs torch-pruning (pip install torch-pruning), or --methods without it", file=sys.stderr)
         return 2
     head = header(1, "torch-pruning") | {"count": options.count, "seeds": options.seeds}
+    head["adapted"] = sorted(set(published) & set(models))
     path = options.out / f"{NAME}.json"
     known: list[Json] = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
     records = {key_of(r): r for r in known}
@@ -200,11 +217,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
         images = unpack(options.data, Path(folder))
 
+        def worker(model: str, file: Path) -> list[str]:
+            return [sys.executable, str(WORKER), model, "--images", str(images), "--weights", str(file)]
+
+        missing = [name for name in published if name in models and jobs[name] and not weights[name].exists()]
+
+        def adapt(name: str) -> None:
+            print(f"{name}: adapting, {ADAPT.epochs} epochs", file=sys.stderr, flush=True)
+            command = [*worker(name, published[name]), "--adapt", str(weights[name])]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=single_threaded())
+
+        list(pool.map(adapt, missing))
+
         def run(share: tuple[str, list[Job]]) -> None:
             model, todo = share
             if not todo:
                 return
-            command = [sys.executable, str(WORKER), model, "--images", str(images), "--data", str(options.data)]
+            command = worker(model, weights[model])
             command += ["--count", str(options.count), *(["--tune"] if options.tune else [])]
             command += [part for job in todo for part in ("--job", str(job))]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=single_threaded()) as process:

@@ -1,9 +1,11 @@
 """One model of accuracy.py, in a process of its own: pruned in several ways at equal MACs, top-1 of each.
 
     python benchmarks/accuracy_worker.py MODEL --images DIR --job METHOD@MACS@SEED [--job ...]
+    python benchmarks/accuracy_worker.py MODEL --images DIR --adapt FILE
 
 DIR holds train/ and test/ with a folder per class. Prints lines of JSON: {"stage": ...} as each stage begins, and
-{"record": ...} after each job.
+{"record": ...} after each job. With --adapt, trains the published network on the compressed training images for a short
+while, and writes its weights.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from common import Json, cifar_files, portable
+from common import Json, portable
 from deploy_worker import announce
 from int8_accuracy_worker import MEAN, STD
 
@@ -33,16 +35,15 @@ if TYPE_CHECKING:
 PLAIN: Final = "l1 l2 fpgm bn-scale taylor fisher apoz mean-activation chip reconstruction random".split()
 FREE: Final = "data-free"
 REPAIR: Final = "reconstruct,reconstruct-blocks"
+ADAPTED: Final = "_jpeg"
+"""Behind the name of a network that was adapted to compressed images."""
 PIPELINES: Final = {
-    "best": f"prune{{macs=MACS criterion=reconstruction scope=knapsack}},{REPAIR}",
-    "best without blocks": "prune{macs=MACS criterion=reconstruction scope=knapsack},reconstruct",
+    "best": f"prune{{macs=MACS criterion=reconstruction scope=knapsack select=paying}},{REPAIR}",
+    "best without selection": f"prune{{macs=MACS criterion=reconstruction scope=knapsack}},{REPAIR}",
+    "best without blocks": "prune{macs=MACS criterion=reconstruction scope=knapsack select=paying},reconstruct",
     FREE: "prune{macs=MACS criterion=fpgm scope=knapsack},absorb",
     **{name: f"prune{{macs=MACS criterion={name}}}" for name in PLAIN},
     **{f"{name} + reestimate-bn": f"prune{{macs=MACS criterion={name}}},reestimate-bn" for name in PLAIN},
-    **{
-        f"{name}, global + reestimate-bn": f"prune{{macs=MACS criterion={name} scope=global}},reestimate-bn"
-        for name in PLAIN
-    },
 }
 """Methods of secateur by name; the budget stands where MACS does."""
 TP: Final = "torch-pruning "
@@ -52,12 +53,31 @@ TP_CRITERIA: Final = {
     "taylor": ("GroupTaylorImportance", {}),
     "bn-scale": ("BNScaleImportance", {}),
     "fpgm": ("FPGMImportance", {}),
+    "hessian": ("GroupHessianImportance", {}),
 }
-TP_SCOPES: Final = ("local", "global", "isomorphic")
-TP_METHODS: Final = [f"{TP}{criterion} {scope}" for criterion in TP_CRITERIA for scope in TP_SCOPES]
+TP_METHODS: Final = [
+    *(f"{TP}{criterion} global" for criterion in TP_CRITERIA),
+    *(f"{TP}{criterion} local" for criterion in ("l1", "l2", "fpgm")),
+]
 BATCH: Final = 64
-TUNE: Final = {"images": 20_000, "epochs": 1, "batch": 128, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
-"""The short fine-tune: SGD with a cosine to zero, random flips and shifts by up to 4 pixels, all methods alike."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with a cosine to zero, random flips and shifts by up to 4 pixels."""
+
+    images: int
+    epochs: int
+    lr: float
+    batch: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+TUNE: Final = Recipe(10_000, 1, 0.01)
+"""The short fine-tune, all methods alike."""
+ADAPT: Final = Recipe(50_000, 3, 0.02)
+"""What turns a published network into an adapted one, where the data folder has none."""
 TP_STEPS: Final = 12
 """Bisections of torch-pruning's ratio, until its MACs are those asked for."""
 
@@ -84,7 +104,7 @@ class Job:
 class Bench:
     """One network with the images to prune, tune and measure it on."""
 
-    def __init__(self, name: str, images: Path, data: Path, count: int, test: int | None, tune: bool) -> None:
+    def __init__(self, name: str, weights: Path, images: Path, count: int, test: int | None, tune: bool) -> None:
         """Build the model and read the test images."""
         import cifar_resnet
         import torch
@@ -94,8 +114,8 @@ class Bench:
         self.name, self.images, self.count = name, images, count
         announce("reading images")
         self.test = self._open("test", test, 0)
-        self.tuning = self._open("train", int(TUNE["images"]), 1234) if tune else []
-        self.model = cifar_resnet.load(cifar_files(data)[name])
+        self.tuning = self._open("train", TUNE.images, 1234) if tune else []
+        self.model = cifar_resnet.load(weights)
         self.program = trace(self.model, torch.zeros(cifar_resnet.INPUT))
         self.dense = self.accuracy(self.model)
 
@@ -142,9 +162,21 @@ class Bench:
         if self.tuning:
             announce(f"{job}: fine-tuning")
             begin = time.perf_counter()
-            fine_tune(module, self.tuning, job.seed)
+            train(module, self.tuning, job.seed, TUNE)
             record |= {"tuned": self.accuracy(module), "tune_seconds": round(time.perf_counter() - begin, 1)}
         return record
+
+    def adapt(self, file: Path) -> None:
+        """Train on the training images and write the weights, whole or not at all."""
+        import torch
+
+        images = self._open("train", ADAPT.images, 0)
+        train(self.model, images, 0, ADAPT)
+        announce(f"adapted: {self.dense:.2f} became {self.accuracy(self.model):.2f} %")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        torch.save(self.model.state_dict(), partial)
+        partial.replace(file)
 
     def _by_secateur(self, job: Job, data: Batches) -> tuple[nn.Module, float]:
         from secateur.backends.compile import compile as compile_model
@@ -178,19 +210,24 @@ def torch_pruned(model: Any, criterion: str, scope: str, ratio: float, data: Bat
     name, options = TP_CRITERIA[criterion]
     trunk = [model.conv1, model.linear, *(m.conv2 for m in model.modules() if hasattr(m, "conv2"))]
     model.eval()
+    importance = getattr(tp.importance, name)(**options)
     pruner = tp.pruner.BasePruner(
         model,
         data[0][0][:1],
-        importance=getattr(tp.importance, name)(**options),
+        importance=importance,
         pruning_ratio=ratio,
-        global_pruning=scope != "local",
-        isomorphic=scope == "isomorphic",
+        global_pruning=scope == "global",
         ignored_layers=trunk,
     )
     if criterion == "taylor":
         model.zero_grad()
         for images, labels in data:
             F.cross_entropy(model(images), labels).backward()
+    elif criterion == "hessian":  # as its documentation says: one gradient per image
+        for loss in F.cross_entropy(model(data[0][0]), data[0][1], reduction="none"):
+            model.zero_grad()
+            loss.backward(retain_graph=True)
+            importance.accumulate_grad(model)
     pruner.step()
     model.zero_grad()
     return model.eval()
@@ -207,7 +244,7 @@ def macs_of(module: nn.Module) -> int:
     return measure(trace(module, torch.zeros(cifar_resnet.INPUT))).macs
 
 
-def fine_tune(module: nn.Module, data: Sequence[tuple[torch.Tensor, torch.Tensor]], seed: int) -> None:
+def train(module: nn.Module, data: Batches, seed: int, recipe: Recipe) -> None:
     """Train for a short while, in place."""
     import torch
     from torch.nn import functional as F
@@ -218,15 +255,15 @@ def fine_tune(module: nn.Module, data: Sequence[tuple[torch.Tensor, torch.Tensor
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.SGD(
-        trained, lr=TUNE["lr"], momentum=TUNE["momentum"], weight_decay=TUNE["weight_decay"], nesterov=True
+        trained, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
     )
-    steps = int(TUNE["epochs"]) * (len(images) // int(TUNE["batch"]))
+    steps = recipe.epochs * (len(images) // recipe.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     module.train()
-    for _ in range(int(TUNE["epochs"])):
+    for _ in range(recipe.epochs):
         order = torch.randperm(len(images), generator=generator)
-        for chosen in order.split(int(TUNE["batch"])):
-            if len(chosen) < int(TUNE["batch"]):
+        for chosen in order.split(recipe.batch):
+            if len(chosen) < recipe.batch:
                 continue
             batch = images[chosen]
             flip = torch.rand(len(batch), 1, 1, 1, generator=generator) < 0.5
@@ -245,7 +282,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Prune one CIFAR ResNet in several ways and measure top-1.")
     parser.add_argument("model")
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--adapt", type=Path, metavar="FILE", help="train on the images, and write the weights there")
     parser.add_argument("--job", action="append", default=[], metavar="METHOD@MACS@SEED")
     parser.add_argument("--count", type=int, default=1024, help="training images to prune with")
     parser.add_argument("--test", type=int, help="test images, by default all")
@@ -255,7 +293,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    bench = Bench(options.model, options.images, options.data, options.count, options.test, options.tune)
+    bench = Bench(options.model, options.weights, options.images, options.count, options.test, options.tune)
+    if options.adapt is not None:
+        bench.adapt(options.adapt)
     for text in options.job:
         job = Job.parse(text)
         try:

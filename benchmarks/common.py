@@ -220,7 +220,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def settle(model: nn.Module, shape: Sequence[int], seed: int = 0) -> nn.Module:
+def settle(model: nn.Module, *shapes: Sequence[int], seed: int = 0) -> nn.Module:
     """Set batch norms' statistics near those of random inputs, in place, so that depth does not kill the signal.
 
     They are random still: means are off by up to a fifth of a deviation, variances by up to a half.
@@ -238,7 +238,7 @@ def settle(model: nn.Module, shape: Sequence[int], seed: int = 0) -> nn.Module:
         norm.momentum = None  # the average over all batches seen, of which there is one
     with torch.no_grad():
         if norms:
-            model(torch.randn(4, *shape[1:], generator=generator))
+            model(*(torch.randn(4, *shape[1:], generator=generator) for shape in shapes))
         for norm, before in zip(norms, momentum, strict=True):
             norm.momentum = before
             mean, var = norm.running_mean, norm.running_var

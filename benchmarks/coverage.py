@@ -37,8 +37,8 @@ from common import (
     write_results,
 )
 
-NOT_CNNS = "vit swin maxvit mvit fasterrcnn maskrcnn keypointrcnn retinanet ssd fcos raft".split()
-"""Prefixes of torchvision models that are transformers, detectors, or take two images."""
+DETECTORS = "fasterrcnn maskrcnn keypointrcnn retinanet ssd fcos".split()
+"""Prefixes of torchvision models that are not compiled as a whole."""
 WORKER = Path(__file__).with_name("coverage_worker.py")
 COLUMNS = (
     "model", "input", "M params", "G MACs", "prunable MACs %", "params kept %", "MACs kept %", "proof error",
@@ -68,7 +68,7 @@ def wanted(data: Path) -> tuple[dict[str, int], list[str]]:
     """Return all models with their sizes, and what there is to say about those that are missing."""
     done = subprocess.run([sys.executable, str(WORKER), "--list"], capture_output=True, text=True, check=True)
     sizes = cast("dict[str, int]", json.loads(done.stdout.splitlines()[-1]))
-    models = {name: size for name, size in sizes.items() if not name.startswith(tuple(NOT_CNNS))}
+    models = {name: size for name, size in sizes.items() if not name.startswith(tuple(DETECTORS))}
     cifar = {name: path.stat().st_size // 4 for name, path in cifar_files(data).items()}
     missing = [] if cifar else [f"CIFAR ResNets were skipped: no weights in {portable(str(data))}, see --data"]
     return {**models, **cifar}, missing

@@ -33,14 +33,17 @@ if TYPE_CHECKING:
     from secateur.compiler.dependency import ChannelDependencies
     from secateur.compiler.program import Program
 
+Shapes = tuple[tuple[int, ...], ...]
+
 TOLERANCE = 1e-9
 RELOAD_TOLERANCE = 1e-12
 SENSITIVITY = 1e-3
 """Demanded of the random states: a proof on a model that ignores its input would say nothing."""
 BUDGET_TOLERANCE = 0.01
 CHECK_SIZE = 96
-WHOLE_SIZE = ("vgg", "alexnet", "s3d", "cifar_")
-"""Models that are checked at the size for which they are counted: their heads do not take a smaller one sensibly."""
+WHOLE_SIZE = ("vgg", "alexnet", "s3d", "cifar_", "vit", "swin", "maxvit", "mvit", "raft")
+"""Models that are checked at the size for which they are counted: their heads do not take a smaller one sensibly, or
+they compute with sizes."""
 
 
 class Run:
@@ -76,13 +79,13 @@ class Run:
             torch.set_num_threads(1)
         self.record["memory"] = {"after_imports": resident()["now"]}
         with self._timed("build"):
-            model, shape = self._model()
+            model, shapes = self._model()
         size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         self.record["memory"] |= {"model": size, "after_build": resident()["peak"]}
-        self.record["input"] = list(shape)
-        example = torch.zeros(shape)
+        self.record["input"] = list(shapes[0])
+        examples = [torch.zeros(shape) for shape in shapes]
         with self._timed("trace"):
-            program = capture.trace(model, example)
+            program = capture.trace(model, examples)
         with self._timed("analyse"):
             deps = analysis.analyze(program)
         with self._timed("prune"):
@@ -101,10 +104,10 @@ class Run:
             "remarks": [f"{r.kind.value}: {r.node}: {r.reason}" for r in remarks],
             "notes": list(program.notes),
         }
-        small = tuple(check_shape(self.name, shape))
-        self.record["check_input"] = list(small)
+        small = check_shapes(self.name, shapes)
+        self.record["check_input"] = list(small[0])
         self.record["sensitivity"] = sensitivity(model, small)
-        specs = tuple(dataclasses.replace(s, shape=small) for s in program.inputs)
+        specs = tuple(dataclasses.replace(s, shape=shape) for s, shape in zip(program.inputs, small, strict=True))
         with self._timed("verify"):
             checked = dataclasses.replace(program, inputs=specs)
             proven = proof.prove(checked, compiled.module, compiled.plan)
@@ -118,20 +121,20 @@ class Run:
             self.record["train"] = self._train(model, compiled.module, small)
         self.record["problems"] = problems(self.record, self.macs)
 
-    def _model(self) -> tuple[nn.Module, tuple[int, ...]]:
+    def _model(self) -> tuple[nn.Module, Shapes]:
         import cifar_resnet
 
         from secateur.compiler import vision
 
         if self.name.startswith(CIFAR_PREFIX):
             self.record["state"] = "trained"
-            return cifar_resnet.load(cifar_files(self.data)[self.name]), cifar_resnet.INPUT
+            return cifar_resnet.load(cifar_files(self.data)[self.name]), (cifar_resnet.INPUT,)
         self.record["state"] = "random"
         model = build(self.name)
-        shape = vision.input_shapes(self.name, model)[0]
-        return settle(model, tuple(check_shape(self.name, shape))), shape
+        shapes = vision.input_shapes(self.name, model)
+        return settle(model, *check_shapes(self.name, shapes)), shapes
 
-    def _emit(self, compiled: Compiled, shape: tuple[int, ...]) -> Json:
+    def _emit(self, compiled: Compiled, shapes: Shapes) -> Json:
         """Write model.py and weights, load them in a fresh process, and compare outputs."""
         import torch
 
@@ -145,19 +148,19 @@ class Run:
             }
             with self._timed("reload", wall=True):
                 module = compiled.module.eval()
-                found = reload_elsewhere(folder, module, torch.float32, shape)
+                found = reload_elsewhere(folder, module, torch.float32, shapes)
                 if found["error"] != 0:
                     found = {
-                        **reload_elsewhere(folder, copy.deepcopy(module), torch.float64, shape),
+                        **reload_elsewhere(folder, copy.deepcopy(module), torch.float64, shapes),
                         "float32_error": found["error"],
                     }
         return {**files, **found}
 
-    def _train(self, model: nn.Module, compact: nn.Module, shape: tuple[int, ...]) -> Json:
+    def _train(self, model: nn.Module, compact: nn.Module, shapes: Shapes) -> Json:
         """Take a training step of the compact module; where a parameter gets no gradient, try the original too."""
-        found = step(compact, shape)
+        found = step(compact, shapes)
         if found["without_gradient"]:
-            original = step(model, shape)
+            original = step(model, shapes)
             found["without_gradient_in_original_too"] = [
                 name for name in found["without_gradient"] if name in original["without_gradient"]
             ]
@@ -178,6 +181,11 @@ class Run:
             self.record["seconds"][stage] = round(clock() - begin, 3)
 
 
+def check_shapes(name: str, shapes: Shapes) -> Shapes:
+    """Return the shapes on which proof and training step run."""
+    return tuple(tuple(check_shape(name, shape)) for shape in shapes)
+
+
 def check_shape(name: str, shape: tuple[int, ...]) -> Iterator[int]:
     """Yield the shape on which proof and training step run: smaller than the one counted, where that makes sense."""
     video = len(shape) == 5
@@ -192,7 +200,7 @@ def prunable_share(program: Program, deps: ChannelDependencies) -> float:
     """Return the share of the MACs that is in layers of which some input or output channel may be removed."""
     import numpy as np
 
-    from secateur.compiler.cost import layer_costs
+    from secateur.compiler.cost import layer_costs, products
 
     free = np.zeros(int(deps.class_of.max()) + 1, dtype=np.bool_)
     for group in deps.groups:
@@ -203,27 +211,40 @@ def prunable_share(program: Program, deps: ChannelDependencies) -> float:
     for use in deps.slices:
         if free[deps.class_of[use.atoms.ravel()]].any():
             layers |= {use.node, use.name.rpartition(".")[0]}
+    for product in products(program):
+        inside = [deps.labels_of(product.operand).factor_at(axis) for axis in product.summed]
+        factors = [f for f in (*inside, *deps.labels_of(product.node).factors) if f is not None]
+        if any(free[deps.class_of[factor.atoms.ravel()]].any() for factor in factors):
+            layers.add(product.node.name)
     costs = layer_costs(program)
     return sum(c.macs for c in costs if c.layer in layers) / max(sum(c.macs for c in costs), 1)
 
 
-def sensitivity(model: nn.Module, shape: tuple[int, ...]) -> float:
+def noise(shapes: Shapes, seed: int) -> list[torch.Tensor]:
+    """Return a random batch of two."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, *shape[1:], generator=generator) for shape in shapes]
+
+
+def sensitivity(model: nn.Module, shapes: Shapes) -> float:
     """Return by how much the outputs of two random inputs differ, relative to the largest output."""
     import torch
 
     with torch.no_grad():
-        outputs = named(model(torch.randn(2, *shape[1:], generator=torch.Generator().manual_seed(2))))
+        outputs = named(model(*noise(shapes, 2)))
     return max(float((o[0] - o[1]).abs().max() / o.abs().max()) for o in outputs.values())
 
 
-def step(module: nn.Module, shape: tuple[int, ...]) -> Json:
+def step(module: nn.Module, shapes: Shapes) -> Json:
     """Run forward and backward in training mode on a random batch of two."""
     import torch
 
     module.train()
     module.zero_grad()
     torch.manual_seed(0)
-    outputs = named(module(torch.randn(2, *shape[1:])))
+    outputs = named(module(*noise(shapes, 0)))
     # Random weights, since a plain sum over channels would cancel after a normalisation.
     loss = sum(((o * torch.randn_like(o)).sum() for o in outputs.values()), torch.zeros(()))
     cast("Any", loss).backward()
@@ -236,14 +257,14 @@ def step(module: nn.Module, shape: tuple[int, ...]) -> Json:
     }
 
 
-def reload_elsewhere(folder: Path, module: nn.Module, dtype: torch.dtype, shape: tuple[int, ...]) -> Json:
+def reload_elsewhere(folder: Path, module: nn.Module, dtype: torch.dtype, shapes: Shapes) -> Json:
     """Load the emitted model in a fresh process without secateur and torchvision; return what that process found."""
     import torch
 
-    x = torch.randn(2, *shape[1:], generator=torch.Generator().manual_seed(1)).to(dtype)
+    inputs = [x.to(dtype) for x in noise(shapes, 1)]
     with torch.no_grad():
-        outputs = {name: t.clone() for name, t in named(module.to(dtype)(x)).items()}
-    torch.save({"input": x, "outputs": outputs}, folder / "io.pt")
+        outputs = {name: t.clone() for name, t in named(module.to(dtype)(*inputs)).items()}
+    torch.save({"inputs": inputs, "outputs": outputs}, folder / "io.pt")
     script = Path(__file__).with_name("reload_check.py")
     done = subprocess.run(
         [sys.executable, "-I", str(script), str(folder)], capture_output=True, text=True, env=single_threaded()

@@ -164,9 +164,8 @@ def never_slower(
     texts += [f"too noisy to tell: {len(unclear)}"] if unclear else []
     for t, n, q in slower:
         text = f"{t['model']}, {timing_title(t)}, {n} {quartile_text(q)}"
-        if networks is not None and t["model"] in networks and t["engine"] == "onnx":  # others do not tell
-            text += f", in float: {ops_text(networks[t['model']]['float_ops'][n.partition(' : ')[0]])}"
-        texts.append(text)
+        why = t.get("blame", {}).get(n)
+        texts.append(f"{text}: {why}" if why else text)
     return Check(claim, False if slower else None if unclear else True, "; ".join(texts))
 
 

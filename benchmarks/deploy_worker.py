@@ -160,6 +160,7 @@ class Deployment:
         times = interleave(list(built.values()), inputs, self.options.repeats, self.options.min_seconds)
         busy, own, idle = (b - a for a, b in zip(before, processor_seconds(), strict=True))
         found = evaluate(list(built), times)
+        announce(f"{engine}, {threads}: looking at int8 that is slower")
         return {
             "model": self.name,
             "engine": engine,
@@ -168,7 +169,20 @@ class Deployment:
             "others_share": max(0.0, busy - own) / max(busy + idle, 1e-9),
             "refused": refused,
             "disagreement": self._disagreement(built, inputs),
+            "blame": self._blame(backend, threads, found["paired"]) if engine != "torch" else {},
         }
+
+    def _blame(self, backend: Any, threads: int, paired: Mapping[str, Sequence[float]]) -> dict[str, str]:
+        """Say of int8 programs that are slower than float32 which operations are to blame."""
+        from secateur.backends.profile import blame
+
+        found: dict[str, str] = {}
+        for int8, real in (("int8", "folded"), ("pruned int8", "pruned")):
+            pair = f"{int8} : {real}"
+            if pair in paired and paired[pair][0] > 1:
+                before, after = (backend.profile(self.programs[name], threads=threads) for name in (real, int8))
+                found[pair] = blame(before, after).sentence
+        return found
 
     def _disagreement(self, built: Mapping[str, Engine], inputs: Sequence[torch.Tensor]) -> dict[str, float]:
         """Return how far each engine is from torch running the same program (peers: the one they started from)."""

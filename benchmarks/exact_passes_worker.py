@@ -65,7 +65,7 @@ class Run:
             torch.set_num_threads(1)
         with self._timed("build"):
             model, shape = self._model()
-        self.record |= {"input": list(shape), "sensitivity": sensitivity(model, shape)}
+        self.record |= {"input": list(shape), "sensitivity": sensitivity(model, (shape,))}
         self.record |= self._rewrite(model, shape, PIPELINE, "")
         self.record["dead"] = None
         if DEAD in PASSES and (switched_off := switch_off(model, DEAD_SHARE)):

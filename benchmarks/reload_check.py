@@ -2,7 +2,7 @@
 
     python -I reload_check.py DIR
 
-DIR holds model.py, model.safetensors and io.pt (the input, and the outputs of the model that was emitted). Prints one
+DIR holds model.py, model.safetensors and io.pt (the inputs, and the outputs of the model that was emitted). Prints one
 line of JSON. This file uses only the standard library and torch.
 """
 
@@ -52,9 +52,9 @@ def main() -> None:
     sys.modules["model"] = module
     spec.loader.exec_module(module)
     io = torch.load(folder / "io.pt", weights_only=True)
-    model = module.load().to(io["input"].dtype).eval()
+    model = module.load().to(io["inputs"][0].dtype).eval()
     with torch.no_grad():
-        outputs = model(io["input"])
+        outputs = model(*io["inputs"])
     error = scale = 0.0
     if not isinstance(outputs, dict):
         outputs = {str(i): t for i, t in enumerate(outputs if isinstance(outputs, tuple | list) else [outputs])}

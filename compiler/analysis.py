@@ -15,13 +15,12 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from torch import fx
 
-from .capture import TRAINING
 from .collection import no_collection
 from .dependency import ChannelDependencies, Cut, ParamSlice, Pin, Role, Tie
 from .grouping import group_classes
 from .labels import Atoms, ChannelLabels, Factor
 from .ops import normalise
-from .program import Program
+from .program import TRAINING, Program
 from .rules import RuleContext
 from .rules.registry import lookup
 from .shapes import is_tensor, value_of

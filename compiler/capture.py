@@ -15,6 +15,7 @@ import re
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +25,13 @@ from torch import fx, nn
 from . import functional
 from .collection import no_collection
 from .errors import CaptureError, CompilerError
+from .expand import expand, is_opaque
 from .layers import layer_class
 from .mutation import is_in_place, seen_elsewhere
 from .ops import CLASSES
-from .program import InputSpec, Program, referenced_tree
+from .program import TRAINING, InputSpec, Program, referenced_tree
 from .shapes import infer, is_tensor
-
-TRAINING: Final = "training"
-"""Target of the ``get_attr`` node that reads the live train/eval flag."""
+from .sized import Pair, SizedTracing, two_sizes
 
 _REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
 """Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
@@ -113,6 +113,24 @@ class _Tracer(fx.Tracer):
         return super().create_node(kind, target, args, kwargs, *rest, **more)
 
 
+class _SizedTracer(SizedTracing, _Tracer):
+    """The same, where sizes are numbers.
+
+    Args:
+        sizes: The inputs for two batch sizes.
+        buffers: As above.
+    """
+
+    def __init__(self, sizes: Sequence[Pair], *, buffers: bool) -> None:
+        super().__init__(len(sizes), buffers=buffers)
+        self.pairs = {}
+        self.sizes = iter(sizes)
+
+    def computed(self, node: fx.Node) -> Pair:
+        """Return what is given for an input."""
+        return next(self.sizes, (None, None)) if node.op == "placeholder" else super().computed(node)
+
+
 def _left_out(node: fx.Node) -> Any:
     """Return what forward() gets for an input that nobody gives."""
     if node.args:
@@ -143,47 +161,68 @@ def trace(
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     branched: list[str] = []
     own_attributes = set(model.__dict__)
-    graph, frozen = _trace_graph(model, len(inputs), branched)
+    graph, given_up = _trace_graph(model, inputs, branched)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     specs = tuple(InputSpec(node.name, tuple(x.shape), x.dtype) for node, x in zip(placeholders, inputs, strict=False))
     notes = [
         f"{path or type(model).__name__} branches on `training`: its evaluation branch was captured, for train() too"
         for path in dict.fromkeys(branched)
     ]
-    notes += ["what the model computes from its buffers was computed once, at capture"] if frozen else []
+    notes += given_up
     class_name = re.sub(r"\W", "_", name or type(model).__name__)
     infer(Program(graph, model, specs))
     _make_mutation_explicit(graph, model)
     for node in graph.nodes:  # else generated code would wrap the helpers again, under whatever names it has for them
         node.meta.pop("is_wrapped", None)
-    eliminate_dead_code(graph, model)
-    program = Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes))
+    program = expand(Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes)))
+    eliminate_dead_code(program.graph, program.root)
+    program = replace(program, root=referenced_tree(program.root, program.graph))
     for constant in set(model.__dict__) - own_attributes:  # fx stores literal tensors on the model it traces
         delattr(model, constant)
     return program
 
 
-def _trace_graph(model: nn.Module, given: int, branched: list[str]) -> tuple[fx.Graph, bool]:
-    """Trace with buffers live; where Python needs their values (a size, a list), with buffers as they are."""
-    for buffers in (True, False):
-        tracer = _Tracer(given, buffers=buffers)
-        with _training_flags(model, branched):
-            try:
-                return tracer.trace(model), not buffers
-            except CompilerError:
-                raise
-            except Exception as error:
-                if not buffers:
-                    raise _capture_error(model, tracer, error) from error
-                branched.clear()
-    raise AssertionError
+def _trace_graph(model: nn.Module, inputs: Sequence[torch.Tensor], branched: list[str]) -> tuple[fx.Graph, list[str]]:
+    """Trace symbolically, and with buffers live, as far as Python lets us; also return what had to be given up.
+
+    Python may need the values of buffers (for a list, a loop): then they are what they are now. It may need sizes: then
+    they are those of the example inputs, but for the batch.
+    """
+    failed: CaptureError | None = None
+    for sized in (False, True):
+        for buffers in (True, False):
+            notes = [] if buffers else ["what the model computes from its buffers was computed once, at capture"]
+            notes += ["the model computes with sizes, which are those of the example inputs"] if sized else []
+            if sized:
+                tracer: _Tracer = _SizedTracer(two_sizes([(tuple(x.shape), x.dtype) for x in inputs]), buffers=buffers)
+            else:
+                tracer = _Tracer(len(inputs), buffers=buffers)
+            branched.clear()
+            with _training_flags(model, branched):
+                try:
+                    notes = (
+                        [] if buffers else ["what the model computes from its buffers was computed once, at capture"]
+                    )
+                    notes += (
+                        ["the model computes with sizes: it was captured for inputs of these sizes"] if sized else []
+                    )
+                    return tracer.trace(model), notes
+                except CompilerError:
+                    raise
+                except Exception as error:
+                    found = _capture_error(model, tracer, error)
+                    found.__cause__ = error
+                    failed = found if failed is None or not sized else failed
+    assert failed is not None
+    raise failed
 
 
 def eliminate_dead_code(graph: fx.Graph, root: nn.Module) -> int:
     """Erase calls whose result nobody reads (sizes, unused heads) and that change nothing; returns how many."""
     erased = 0
     for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output") and not seen_elsewhere(node, root):
+        needed = node.users or node.op in ("placeholder", "output") or is_opaque(node)
+        if not needed and not seen_elsewhere(node, root):
             graph.erase_node(node)
             erased += 1
     return erased

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
-from .capture import TRAINING
 from .errors import InternalError
 from .labels import ChannelLabels
 from .ops import Call
-from .program import Program
+from .program import TRAINING, Program
 from .shapes import is_tensor, shape_of
 
 if TYPE_CHECKING:

@@ -24,14 +24,13 @@ import torch
 from torch import Tensor, fx
 
 from . import constant_layers, constant_rules, constant_spatial
-from .capture import TRAINING
 from .constant_layers import Reading
 from .constant_rules import may_share_memory
 from .constant_values import RULES, KnownValues, Value, as_value, restricted, vector
 from .dependency import ChannelDependencies
 from .mutation import is_in_place
 from .ops import normalise
-from .program import Program, TensorSpec
+from .program import TRAINING, Program, TensorSpec
 from .shapes import is_tensor, shape_of, value_of
 
 FAMILIES = (constant_layers, constant_rules, constant_spatial)

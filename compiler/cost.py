@@ -92,19 +92,45 @@ def weighted_calls(program: Program) -> Iterator[tuple[Call, int]]:
 
 
 def _products(program: Program) -> Iterator[LayerCost]:
-    for node, left in matrix_products(program):
-        macs = math.prod(shape_of(node)) * shape_of(left)[-1]
-        yield LayerCost(node.name, "matmul", 0, 0, 0, macs // batch_of(program))
+    for product in products(program):
+        macs = product.elements * math.prod(shape_of(product.operand)[axis] for axis in product.summed)
+        yield LayerCost(product.node.name, "matmul", 0, 0, 0, macs // batch_of(program))
 
 
-def matrix_products(program: Program) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Yield products of two activations, [.., m, k] x [.., k, n], with the first of the two: m k n MACs each."""
+@dataclass(frozen=True)
+class Product:
+    """A product of two activations."""
+
+    node: fx.Node
+    elements: int
+    """Of the result."""
+    operand: fx.Node
+    summed: tuple[int, ...]
+    """Axes of the operand that are summed over."""
+    gives: bool
+    """Whether the result is what the node gives; else it stays inside."""
+
+
+def products(program: Program) -> Iterator[Product]:
+    """Yield products of two activations: matmul, einsum, and the two that attention is made of."""
     for node in program.graph.nodes:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        if node.op in ("call_function", "call_method") and name in ("matmul", "bmm", "mm") and is_tensor(node):
-            left = node.args[0]
-            assert isinstance(left, fx.Node)
-            yield node, left
+        call = normalise(program, node) if node.op in ("call_function", "call_method") else None
+        if call is None or not is_tensor(node):
+            continue
+        elements = math.prod(shape_of(node))
+        if call.key == "matmul":
+            yield Product(node, elements, call.input, (len(shape_of(call.input)) - 1,), gives=True)
+        elif call.key == "attention":
+            query, key = shape_of(call["query"]), shape_of(call["key"])
+            scores = math.prod(query[:-1]) * key[-2]
+            yield Product(node, scores, call["query"], (len(query) - 1,), gives=False)
+            yield Product(node, elements, call["key"], (len(key) - 2,), gives=True)
+        elif call.key == "einsum" and isinstance(call["operands"], (tuple, list)) and len(call["operands"]) == 2:
+            given, _, result = str(call["equation"]).replace(" ", "").partition("->")
+            letters = given.split(",")[0]
+            summed = tuple(axis for axis, letter in enumerate(letters) if letter not in result)
+            if "." not in given:
+                yield Product(node, elements, call["operands"][0], summed, gives=True)
 
 
 def _dims(weight: Any) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from .cost import Cost, batch_of, matrix_products, weighted_calls
+from .cost import Cost, batch_of, products, weighted_calls
 from .dependency import ChannelDependencies
 from .ops import Call
 from .program import Program
@@ -152,13 +152,19 @@ class CostModel:
         return self._slices.get(self._deps.shared.get(name, name), {})
 
     def _multiplied(self, program: Program) -> Iterator[_Layer]:
-        for node, left in matrix_products(program):
-            kept, rest = self._elements(node)
-            inner = self._deps.labels_of(left).factor_at(len(shape_of(left)) - 1)
-            summed = [self._count(inner.atoms)] if inner is not None and len(inner.axes) == 1 else []
-            rest *= 1 if summed else shape_of(left)[-1]
+        for product in products(program):
+            kept, rest = self._elements(product.node) if product.gives else ([], product.elements)
+            summed: list[int] = []
+            for axis in product.summed:
+                inner = self._deps.labels_of(product.operand).factor_at(axis)
+                if inner is None:
+                    rest *= shape_of(product.operand)[axis]
+                else:  # over all rows at once, where it stands in rows (heads)
+                    summed.append(self._count(inner.atoms))
+                    rest //= math.prod(shape_of(product.operand)[a] for a in inner.axes if a != axis)
             reads = [False] * len(kept) + [True] * len(summed)
-            yield _Layer(node.name, [[*kept, *summed]], [reads], [rest], kept[0] if len(kept) == 1 else None, 1)
+            name = product.node.name
+            yield _Layer(name, [[*kept, *summed]], [reads], [rest], kept[0] if len(kept) == 1 else None, 1)
 
     def _elements(self, node: fx.Node) -> tuple[list[int], int]:
         """Return the counts whose product, times the number returned with them, is how many elements a tensor keeps."""

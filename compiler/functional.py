@@ -58,6 +58,13 @@ def fake_quantize_channels(weight: Tensor, limit: int) -> Tensor:
     return torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -limit, limit)
 
 
-HELPERS = (stochastic_depth, quantize, dequantize, dequantize_channels, fake_quantize, fake_quantize_channels)
+def put(input: Tensor, value: Tensor | float, index: tuple[slice, ...]) -> Tensor:
+    """Return a tensor with other values at ``index``: ``x[index] = value``, on a copy."""
+    result = input.clone()
+    result[index] = value
+    return result
+
+
+HELPERS = (stochastic_depth, put, quantize, dequantize, dequantize_channels, fake_quantize, fake_quantize_channels)
 for _helper in HELPERS:
     fx.wrap(_helper.__name__)

@@ -4,7 +4,9 @@ It knows nothing of labels, groups or slicing: it reads the plan (what was kept 
 original program, and interprets that graph with
 
 * the weights of every convolution and linear layer zeroed where they read a removed channel,
-* every normalisation over channels computed over the kept ones.
+* what removed channels are made of zeroed too (rows of weights, biases, scales of norms), so that a product of two
+  activations, which no weights read, sums up zeros for them,
+* every normalisation over channels, and every mean, sum and the like, computed over the kept ones.
 
 Everything runs in float64 and evaluation mode, one layer's weights converted at a time.
 """
@@ -18,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .capture import TRAINING
 from .ops import Call, normalise
 from .plan import Kept, Plan
-from .program import Program
+from .program import TRAINING, Program
 from .shapes import concrete, value_of
 
 
@@ -46,7 +47,9 @@ class MaskedOriginal(fx.Interpreter):
         call = normalise(self.program, n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         norm = self.plan.norms.get(n.name)
-        if norm is not None:
+        if norm is not None and call.key in ("reduce", "variance", "norm"):
+            args = (_of_kept(call, args[0], _flat(norm)), *args[1:])
+        elif norm is not None:
             return self._masked_norm(call, args[0], norm)
         if n.op == "call_module":
             return self._module(call, args, kwargs)
@@ -128,7 +131,16 @@ class MaskedOriginal(fx.Interpreter):
         return self._value(f"{call.owner}.{name}", value) if isinstance(value, Tensor) else None
 
     def _value(self, name: str, tensor: Tensor) -> Tensor:
-        return self.state[name] if name in self.state else double(tensor)
+        """Return a tensor with zeros for everything that was removed, so that removed channels are born as zeros."""
+        value = self.state[name] if name in self.state else double(tensor)
+        if not value.is_floating_point() or name.rpartition(".")[2].startswith("running_"):
+            return value
+        for axis, kept in self.plan.kept.get(name, {}).items():
+            if kept and isinstance(kept[0], int):
+                mask = torch.zeros(value.shape[axis], dtype=value.dtype)
+                mask[torch.tensor(kept)] = 1.0
+                value = value * mask.view([-1 if a == axis else 1 for a in range(value.ndim)])
+        return value
 
     def _rows(self, call: Call) -> list[int] | None:
         """Kept channels of a group norm, if its weight tells them: which groups remain follows."""
@@ -142,6 +154,13 @@ class MaskedOriginal(fx.Interpreter):
         )
         kept = self.plan.kept.get(name, {})
         return _flat(kept[0]) if 0 in kept else None
+
+
+def _of_kept(call: Call, x: Tensor, kept: list[int]) -> Tensor:
+    """Return what a reduction over channels is a figure of: the kept ones, along the first reduced axis."""
+    dim = concrete(call["dim"])
+    dims = range(x.ndim) if dim is None or dim == () else [dim] if isinstance(dim, int) else dim
+    return x.index_select(min(d % x.ndim for d in dims), torch.tensor(kept))
 
 
 def _masked_layer_norm(
@@ -158,7 +177,10 @@ def _masked_layer_norm(
     var = inside.var(over, unbiased=False, keepdim=True)
     y = (x - mean) / torch.sqrt(var + eps)
     y = y * weight if weight is not None else y
-    return y + bias if bias is not None else y
+    y = y + bias if bias is not None else y
+    mask = torch.zeros(y.shape[axis], dtype=y.dtype)
+    mask[torch.tensor(kept)] = 1.0
+    return y * mask.view([-1 if a == axis else 1 for a in range(y.ndim)])
 
 
 def _pruned_axis(x: Tensor, dims: int, kept: list[int], weight: Tensor | None) -> int:

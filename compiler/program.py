@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import fx, nn
+
+TRAINING: Final = "training"
+"""Target of the ``get_attr`` node that reads the live train/eval flag."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ class Program:
                 part is module or type(part) is nn.Module
             ):  # leaves keep their own flag: a frozen batch norm stays frozen
                 part.training = self.root.training
+        for node in self.graph.nodes:  # which fx forgets
+            if node.op == "get_attr" and not is_persistent(self.root, str(node.target)):
+                owner, _, name = str(node.target).rpartition(".")
+                submodule(module, owner)._non_persistent_buffers_set.add(name)
         return module
 
     def owner(self, path: str) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeGuard
 
 import torch
@@ -68,6 +69,19 @@ def infer(program: Program) -> None:
             node.meta[_VALUE] = TensorSpec(spec.shape, spec.dtype)
         else:
             infer_node(program, node)
+
+
+def with_another_batch(program: Program) -> dict[fx.Node, Any]:
+    """Return every node's value for a batch of one more; for the same batch where the program takes no other."""
+    copies: dict[fx.Node, fx.Node] = {}
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.graph, copies))
+    inputs = tuple(replace(i, shape=(i.shape[0] + 1, *i.shape[1:]) if i.shape else ()) for i in program.inputs)
+    try:
+        infer(Program(graph, program.root, inputs, program.name))
+    except CaptureError:
+        return {node: value_of(node) for node in copies}
+    return {node: value_of(copy) for node, copy in copies.items()}
 
 
 def infer_node(program: Program, node: fx.Node, call: Call | None = None) -> None:

@@ -13,11 +13,10 @@ from typing import Any, Final
 
 from torch import fx, nn
 
-from .capture import TRAINING
 from .errors import CompilerError, InternalError
 from .layers import layer_class
 from .ops import CLASSES, UNKNOWN
-from .program import Program, TensorSpec
+from .program import TRAINING, Program, TensorSpec
 from .shapes import infer_node, set_value, value_of
 
 

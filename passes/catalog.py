@@ -69,12 +69,13 @@ PRESETS: dict[str, str] = {
     ),
     # The most accuracy at a cost that there is without training; wants calibration images (a thousand), no labels.
     # 1. What a channel costs once its readers are refitted decides which go, and how many of each layer: the scores are
-    #    losses, so that one knapsack over all widths spends the budget where it hurts least.
+    #    losses, so that one knapsack over all widths spends the budget where it hurts least; layers that share what
+    #    they read may each do without other channels of it, where that is worth a copy.
     # 2. Layers are refitted one after the other, each on what the pruned layers before it really give,
     # 3. then the layers of a block together, from there: alone they cannot make up for one another.
     # 4. Clean-up last. Folding rounds weights and takes away the norms that refitting relies on.
     "one-shot": (
-        "prune{macs=0.7 criterion=reconstruction scope=knapsack},reconstruct,reconstruct-blocks,"
+        "prune{macs=0.7 criterion=reconstruction scope=knapsack select=paying},reconstruct,reconstruct-blocks,"
         "eliminate-identity,fold-constants,fold-bn,eliminate-dead-channels{border=merge}"
     ),
     # The same without any data.

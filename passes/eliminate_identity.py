@@ -1,7 +1,7 @@
 """``eliminate-identity``: calls that give back their input, in evaluation mode, go.
 
     dropout(x), stochastic_depth(x), Identity(x)                                x
-    view / reshape / flatten / expand / permute ... that change no shape        x
+    view / reshape / flatten / expand / permute ... that change no shape        x      for any batch size
     pad by nothing, pools of one position, interpolation to the same size       x
     cat([x]), x + 0, x * 1, x.to(its own dtype)                                 x
 
@@ -19,7 +19,7 @@ from torch import fx
 
 from ..compiler.ops import Call
 from ..compiler.program import Program
-from ..compiler.shapes import concrete, is_tensor, value_of
+from ..compiler.shapes import concrete, is_tensor, value_of, with_another_batch
 from .base import Contract, Pass, PassResult, Remark, RemarkKind
 from .edit import Edit
 
@@ -45,10 +45,11 @@ class EliminateIdentity(Pass):
         edit = Edit(program)
         remarks: list[Remark] = []
         notes: set[str] = set()
+        elsewhere = with_another_batch(edit.program)
         for node in list(edit.graph.nodes):
             call = edit.call(node)
             kept = _same_as(call) if call is not None else None
-            if call is None or kept is None:
+            if call is None or kept is None or (call.key in _ARRANGING and elsewhere[kept] != elsewhere[node]):
                 continue
             notes |= {NOTE} if call.title in _RANDOM else set()
             remarks.append(Remark(RemarkKind.APPLIED, self.name, call.owner or node.name, f"{call.title} is removed"))

@@ -14,9 +14,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, fx
 
-from ..compiler.capture import TRAINING
 from ..compiler.mutation import is_in_place
-from ..compiler.program import Program, place
+from ..compiler.program import TRAINING, Program, place
 from ..compiler.shapes import is_tensor, set_value, value_of
 from .base import Contract, Pass, PassResult, Remark, RemarkKind
 from .edit import Edit

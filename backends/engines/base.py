@@ -99,6 +99,9 @@ class Backend(Protocol):
 class Profiler(Protocol):
     """What an engine offers besides if it can time single operations."""
 
+    names_layers: bool
+    """Whether operations go by the layers that they belong to; else by names of the engine's own."""
+
     def profile(self, program: Program, *, threads: int, batch: int | None = None) -> list[OpTime]:
         """Run a program several times and return how long each operation takes, in the order in which they run.
 

@@ -8,20 +8,22 @@ arithmetic itself, and computes in float32.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx, nn, profiler
 
 from ...compiler import functional
 from ...compiler.errors import CompilerError
 from ...compiler.program import Program
 from .agreement import flatten, measure, random_inputs
-from .base import Emission, Engine, Unsupported, first_line, quiet, torch_threads
+from .base import PROFILED_CALLS, Emission, Engine, Unsupported, first_line, quiet, torch_threads
 from .lower import Site, evaluation_copy, lower
+from .op_times import CONVOLUTION, ELEMENTWISE, LINEAR, POOL, ROUNDING, OpTime, kind_of
 
 _DECOMPOSED: Final = "torch.ao.quantization.fx._decomposed"
 """The module that registers the operations; private, and announced to move."""
@@ -31,6 +33,7 @@ class Inductor:
     """The engine ``inductor``."""
 
     name = "inductor"
+    names_layers = False
 
     @property
     def integers(self) -> bool:
@@ -68,6 +71,29 @@ class Inductor:
         check_compiler()
         return _Compiled(lower(program, dialect()), threads)
 
+    def profile(self, program: Program, *, threads: int, batch: int | None = None) -> list[OpTime]:
+        """Time kernels by torch's profiler; see :class:`.base.Profiler`. What is fused goes by the kernel's name."""
+        check_compiler()
+        engine = _Compiled(lower(program, dialect()), threads, marked=True)
+        inputs = random_inputs(program, batch)
+        engine(*inputs)
+        calls: list[list[Any]] = []
+        for _ in range(PROFILED_CALLS):
+            with quiet(), profiler.profile(activities=[profiler.ProfilerActivity.CPU]) as found:
+                engine(*inputs)
+            calls.append(list(_kernels(found.events() or [])))
+        lengths = [len(call) for call in calls]
+        calls = [call for call in calls if len(call) == max(lengths, key=lengths.count)]
+        return [
+            OpTime(
+                same[0].name,
+                _kind(same[0].name),
+                median(e.cpu_time_total for e in same) / 1e3,
+                _precision(same[0].name),
+            )
+            for same in zip(*calls, strict=True)
+        ]
+
     def load(self, path: Path, *, threads: int) -> Engine:
         """Load an AOTInductor package."""
         try:
@@ -96,12 +122,18 @@ def check_compiler() -> None:
 
 
 @contextmanager
-def _settings(threads: int) -> Generator[None]:
-    """Inductor's settings while it compiles; ``threads`` 0 leaves the number to whoever runs the code."""
+def _settings(threads: int, *, marked: bool = False) -> Generator[None]:
+    """Inductor's settings while it compiles.
+
+    Args:
+        threads: 0 leaves the number to whoever runs the code.
+        marked: Let the profiler see the kernels that inductor writes.
+    """
     from torch._inductor import config
 
     # Threads are a setting, and so part of the key under which compiled code is cached: the code names their number.
     more: dict[str, Any] = {"cpp.threads": threads} if threads else {"cpp.dynamic_threads": True}
+    more |= {"cpp.enable_kernel_profile": True} if marked else {}
     with config.patch(freezing=True, compile_threads=1, **more):
         yield
 
@@ -109,8 +141,8 @@ def _settings(threads: int) -> Generator[None]:
 class _Compiled:
     """One compilation per input shape, so that sizes are constants to the compiler."""
 
-    def __init__(self, module: nn.Module, threads: int) -> None:
-        self.module, self.threads = module, threads
+    def __init__(self, module: nn.Module, threads: int, *, marked: bool = False) -> None:
+        self.module, self.threads, self.marked = module, threads, marked
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -129,9 +161,40 @@ class _Compiled:
         module: Any = self.module
         fresh = fx.GraphModule(module, module.graph).eval()
         run = torch.compile(fresh, dynamic=False, fullgraph=True)
-        with quiet(), _settings(self.threads):
+        with quiet(), _settings(self.threads, marked=self.marked):
             run(*inputs)
         return run
+
+
+def _kernels(events: Iterable[Any]) -> Iterator[Any]:
+    """Yield what does the work, in order: library calls and fused kernels, and nothing that they call in turn."""
+    for event in sorted(events, key=lambda e: e.time_range.start):
+        above = event.cpu_parent
+        while above is not None and not _is_kernel(above.name):
+            above = above.cpu_parent
+        if _is_kernel(event.name) and above is None:
+            yield event
+
+
+def _is_kernel(name: str) -> bool:
+    return "cpp_fused" in name or name.partition("::")[0] in ("mkldnn", "onednn", "mkl", "aten", "quantized")
+
+
+def _kind(name: str) -> str:
+    if "conv" in name and "fused" not in name:
+        return CONVOLUTION
+    if "linear" in name and "fused" not in name:
+        return LINEAR
+    if "pool" in name or "mean" in name:
+        return POOL
+    words = name.partition("cpp_fused_")[2].replace("dequantize_per_tensor", "").replace("quantize_per_tensor", "")
+    if "cpp_fused" in name and not any(part for part in words.split("_") if part and not part.isdigit()):
+        return ROUNDING
+    return ELEMENTWISE if "cpp_fused" in name else kind_of(name.partition("::")[2])
+
+
+def _precision(name: str) -> str:
+    return "int8" if "qconv" in name or "qlinear" in name or "quantize" in name else "float32"
 
 
 class _Package:

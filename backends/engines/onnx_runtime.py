@@ -29,6 +29,7 @@ class OnnxRuntime:
     """The engine ``onnx``."""
 
     name = "onnx"
+    names_layers = True
     integers = True
 
     def unsupported(self, program: Program) -> list[Unsupported]:

@@ -32,6 +32,7 @@ class OpenVino:
     """The engine ``openvino``."""
 
     name = "openvino"
+    names_layers = True
     integers = True
 
     def unsupported(self, program: Program) -> list[Unsupported]:

@@ -24,6 +24,7 @@ class TorchEager:
     """The engine ``torch``."""
 
     name = "torch"
+    names_layers = True
     integers = False
 
     def unsupported(self, program: Program) -> list[Unsupported]:

@@ -103,6 +103,8 @@ class Expressions:
                 return self.expanded(inner, of)
             if slots and _is_number(inner):
                 return SlotExpr(Slot(inner, callee(node), hint, forward=True))
+            if isinstance(inner, slice) and node.target is not operator.getitem:  # no colons outside of brackets
+                return call(name("slice"), [literal(part, leaf) for part in (inner.start, inner.stop, inner.step)])
             return None
 
         return literal(value, leaf)

@@ -22,7 +22,10 @@ from .registry import RuleContext, rule
 
 @rule("unary")
 def unary(ctx: RuleContext, call: Call) -> ChannelLabels:
-    """Activations, dropout, casts: the same channels."""
+    """Activations, dropout, casts: the same channels. Bounds (clamp) may be tensors too."""
+    more = _more_tensors(call)
+    if more:
+        return align(ctx, call, [call.input, *more])
     return ctx.regular(ctx.labels(call.input), "an elementwise operation needs full rows")
 
 
@@ -35,7 +38,14 @@ def create_like(ctx: RuleContext, call: Call) -> ChannelLabels:
 @rule("binary")
 def binary(ctx: RuleContext, call: Call) -> ChannelLabels:
     """Add, multiply, compare ... two tensors or a tensor and a number."""
-    return align(ctx, call, [call.input, call["other"]])
+    return align(ctx, call, [call.input, call["other"], *_more_tensors(call)])
+
+
+def _more_tensors(call: Call) -> list[Any]:
+    """Return tensors that the signature does not name: bounds of clamp, the weight of lerp."""
+    named = [call.params[name] for name in ("input", "other") if name in call.params]
+    given = [*call.node.args, *call.node.kwargs.values()]
+    return [] if call.title in ("to", "type_as") else [a for a in given if is_tensor(a) and a not in named]
 
 
 @rule("where")
@@ -82,8 +92,8 @@ def align(ctx: RuleContext, call: Call, operands: Sequence[Any]) -> ChannelLabel
     result = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
     shifted = [_pin_broadcast(ctx, x, s, result) for x, s in zip(shifted, shapes, strict=True)]
     factors: list[Factor] = []
-    for axes in _connected([f.axes for x in shifted for f in x.factors]):
-        factor = _combine(ctx, axes, shifted, shapes, call)
+    for axes in connected([f.axes for x in shifted for f in x.factors]):
+        factor = combine(ctx, axes, shifted, shapes, call)
         if factor is not None:
             factors.append(factor)
     origin = next((x.origin for x in shifted if not x.factors and x.origin), "")
@@ -101,7 +111,7 @@ def _pin_broadcast(
     return labels
 
 
-def _connected(sets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def connected(sets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Merge axis sets that overlap."""
     merged: list[set[int]] = []
     for axes in sets:
@@ -110,7 +120,7 @@ def _connected(sets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return [tuple(sorted(m)) for m in merged]
 
 
-def _combine(
+def combine(
     ctx: RuleContext,
     axes: tuple[int, ...],
     operands: Sequence[ChannelLabels],

@@ -14,6 +14,7 @@ from ..dependency import KEEP, Count
 from ..labels import ChannelLabels, Factor, concatenate
 from ..ops import Call
 from ..shapes import concrete
+from .elementwise import combine, connected
 from .registry import Labels, RuleContext, rule
 
 
@@ -50,18 +51,14 @@ def _join(
     if any(f is not None for f in joined):
         factors.append(_joined_factor(ctx, joined, operands, axis))
     used = set(factors[0].axes) if factors else set[int]()
-    for axes in dict.fromkeys(f.axes for x, _ in operands for f in x.factors if axis not in f.axes):
-        if used & set(axes):
-            continue
-        across = [next((f for f in x.factors if f.axes == axes), None) for x, _ in operands]
-        present = [f for f in across if f is not None]
-        if len(present) < len(across):
-            for factor in present:
-                ctx.pin(factor.atoms, f"{call.title} beside a tensor whose channels are fixed")
-            continue
-        for other in present[1:]:
-            ctx.tie(present[0].atoms, other.atoms, f"{call.title} along another axis")
-        factors.append(present[0])
+    beside = [
+        ChannelLabels(tuple(f for f in x.factors if axis not in f.axes and not used & {*f.axes}), x.origin)
+        for x, _ in operands
+    ]
+    for axes in connected([f.axes for x in beside for f in x.factors]):
+        lying_over = combine(ctx, axes, beside, [s for _, s in operands], call)
+        if lying_over is not None:
+            factors.append(lying_over)
     return ChannelLabels(tuple(factors), next((x.origin for x, _ in operands if x.origin), ""))
 
 

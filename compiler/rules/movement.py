@@ -76,7 +76,11 @@ def _check_readers(ctx: RuleContext, node: fx.Node, labels: ChannelLabels, sourc
     """Where something but a move reads the middle of a chain, every step up to there must stay a full rectangle."""
     if not _any_several(labels) or all(_key(ctx, user) in MOVES for user in node.users):
         return
-    for step in _path(node, source):
+    path = _path(node, source)
+    if _moves_rows(ctx, path, source):
+        ctx.regular(ctx.env[path[0]] if path[0] is not node else labels, "read between two moves")
+        return
+    for step in path:
         here = labels if step is node else ctx.env.get(step)
         for x in here if isinstance(here, tuple) else (here,):
             if not isinstance(x, ChannelLabels):
@@ -88,6 +92,28 @@ def _check_readers(ctx: RuleContext, node: fx.Node, labels: ChannelLabels, sourc
                 for factor in x.factors:
                     if len(factor.axes) > 1:
                         tie_rows(ctx, factor, "read between two moves")
+
+
+def _moves_rows(ctx: RuleContext, path: tuple[fx.Node, ...], source: fx.Node) -> bool:
+    """Tell whether a chain views channels as rows and then moves whole rows: equal counts in all rows then suffice."""
+    first = ctx.positions[path[0]]
+    if not isinstance(first, ChannelLabels) or not _in_order(first, ctx.labels(source)):
+        return False
+    (size, *others) = {f.atoms.shape[-1] for f in first.factors if len(f.axes) > 1} or {0}
+    return not others and all(_has_rows(ctx.positions[step], size) for step in path)
+
+
+def _has_rows(positions: Labels, size: int) -> bool:
+    """Tell whether positions are whole rows of this size, in whatever order."""
+    if isinstance(positions, tuple):
+        return all(_has_rows(part, size) for part in positions)
+    if not isinstance(positions, ChannelLabels):
+        return False
+    return all(
+        f.atoms.shape[-1] == size and bool((np.diff(f.atoms, axis=-1) == 1).all())
+        for f in positions.factors
+        if len(f.axes) > 1
+    )
 
 
 def _in_order(positions: ChannelLabels, source: ChannelLabels) -> bool:

@@ -1,7 +1,7 @@
 """Spatial operations that treat every channel alike: pooling, interpolation, and the reductions over axes.
 
 pools, interpolate   the axes after the channel axis are mixed
-mean, sum, amax ...  the reduced axes are mixed and, without keepdim, gone
+mean, sum, amax ...  the reduced axes are mixed and, without keepdim, gone; over channels, these are figures of the kept
 pixel_shuffle        [N, C r^2, H, W] -> [N, C, H r, W r]: the r^2 channels of one output are tied
 """
 
@@ -28,14 +28,26 @@ def spatial(ctx: RuleContext, call: Call) -> Labels:
     return (labels, labels) if isinstance(value_of(call.node), tuple) else labels
 
 
+@rule("grid_sample")
+def grid_sample(ctx: RuleContext, call: Call) -> ChannelLabels:
+    """[N, C, ...] sampled at a grid [N, ..., 2 or 3]: positions are mixed, channels are not; the grid has none."""
+    ctx.pin_all(ctx.labels(call["grid"]), "coordinates")
+    rank = len(ctx.shape(call.input))
+    labels = ctx.collapsed(ctx.labels(call.input), range(2, rank), f"{call.title} mixes positions")
+    return ctx.regular(labels, f"{call.title} needs full rows")
+
+
 def _spatial_rank(call: Call) -> int:
     return next(int(c) for c in reversed(call.title) if c.isdigit())
 
 
-@rule("reduce", "variance")
+@rule("reduce", "variance", "norm")
 def reduce(ctx: RuleContext, call: Call) -> ChannelLabels:
-    """Mix the reduced axes; without ``keepdim`` renumber the others."""
-    return _reduce(ctx, call)
+    """Mix the reduced axes; without ``keepdim`` renumber the others.
+
+    The first of them may be one vector of channels: the result is a figure of those that are kept, as with a norm.
+    """
+    return _reduce(ctx, call, of_kept=True)
 
 
 @rule("extremum")
@@ -47,12 +59,17 @@ def extremum(ctx: RuleContext, call: Call) -> Labels:
     return (labels, labels) if isinstance(value_of(call.node), tuple) else labels
 
 
-def _reduce(ctx: RuleContext, call: Call) -> ChannelLabels:
+def _reduce(ctx: RuleContext, call: Call, *, of_kept: bool = False) -> ChannelLabels:
     rank = len(ctx.shape(call.input))
     dim = concrete(call["dim"])
     dims = range(rank) if dim is None or dim == () else [dim] if isinstance(dim, int) else dim
     axes = sorted({d % rank for d in dims})
-    labels = ctx.collapsed(ctx.labels(call.input), axes, f"{call.title} mixes the channels along this axis")
+    labels = ctx.labels(call.input)
+    over = [f for f in labels.factors if set(f.axes) & set(axes)]
+    if of_kept and len(over) == 1 and over[0].axes == (axes[0],):
+        ctx.norms[ctx.node] = over[0].atoms
+        labels = ChannelLabels(labels.without(over[0].axes[0]), labels.origin)
+    labels = ctx.collapsed(labels, axes, f"{call.title} mixes the channels along this axis")
     labels = ctx.regular(labels, f"{call.title} needs full rows")
     if call["keepdim"]:
         return labels

@@ -13,6 +13,7 @@ import numpy as np
 from ..labels import ChannelLabels, reshape
 from ..ops import Call
 from ..shapes import concrete
+from .elementwise import combine, connected
 from .movement import count_along, move, reduce_constant
 from .registry import Labels, RuleContext, rule
 
@@ -32,7 +33,16 @@ def reshape_like(ctx: RuleContext, call: Call) -> Labels:
         elif call.key == "unflatten":
             dim = concrete(call["dim"]) % len(before)
             ctx.count_argument(call, "sizes", counts[dim : dim + len(concrete(call["sizes"]))])
+        elif call.key == "reshape_as":
+            _alike(ctx, call, result)
     return result
+
+
+def _alike(ctx: RuleContext, call: Call, result: ChannelLabels) -> None:
+    """Tie the channels of the result with those of the tensor whose shape it has to have."""
+    other, sizes = ctx.labels(call["other"]), ctx.shape(call.node)
+    for axes in connected([f.axes for x in (result, other) for f in x.factors]):
+        combine(ctx, axes, [result, other], [sizes, sizes], call)
 
 
 def _placed(labels: ChannelLabels, before: tuple[int, ...], after: tuple[int, ...]) -> ChannelLabels:
@@ -86,6 +96,12 @@ def expand(ctx: RuleContext, call: Call) -> Labels:
         return ChannelLabels(kept, labels.origin).renamed(lambda a: a + shift)
 
     result = move(ctx, call, mover)
+    if call.key == "expand_as" and isinstance(result, ChannelLabels):
+        new = {axis for axis, size in enumerate(after) if axis < shift or before[axis - shift] != size}
+        # Copies of one value: they may go wherever those of the other tensor do.
+        copies = [f for f in ctx.labels(call["other"]).factors if set(f.axes) <= new]
+        result = ChannelLabels((*result.factors, *copies), result.origin)
+        _alike(ctx, call, result)
     if call.key == "expand":
         ctx.count_argument(call, "sizes", [count_along(result, a) for a in range(len(after))])
     return result

@@ -134,6 +134,18 @@ def gather(ctx: RuleContext, call: Call, axis: int, positions: Atoms) -> Labels:
     return ctx.labels(call.input).taken(axis, positions)
 
 
+@rule("repeat_interleave")
+def repeat_interleave(ctx: RuleContext, call: Call) -> Labels:
+    """Every position along ``dim`` several times in a row."""
+    repeats: Any = concrete(call["repeats"])
+    if call["dim"] is None or not isinstance(repeats, int):
+        return ctx.unknown(call, "repeated by computed counts")
+    axis = concrete(call["dim"]) % len(ctx.shape(call.input))
+    if ctx.labels(call.input).factor_at(axis) is None:
+        return ctx.labels(call.input)
+    return gather(ctx, call, axis, np.repeat(np.arange(ctx.shape(call.input)[axis]), repeats))
+
+
 @rule("roll")
 def roll(ctx: RuleContext, call: Call) -> Labels:
     """Rotate; along a channel axis this is a gather."""
@@ -182,10 +194,31 @@ def getitem(ctx: RuleContext, call: Call) -> Labels:
             return element(ctx, call.node, call.input, picked)
         return None
     index = call["index"] if isinstance(call["index"], tuple) else (call["index"],)
+    rows = _picked_rows(ctx, index)
+    if rows is not None:
+        return _pick_rows(ctx, call, rows, index[rows])
     entries = _entries(index, len(ctx.shape(call.input)))
     if entries is None:
         return ctx.unknown(call, "indexed by a computed tensor")
     return _index(ctx, call, entries)
+
+
+def _picked_rows(ctx: RuleContext, index: tuple[Any, ...]) -> int | None:
+    """Return the axis that one index tensor picks from, where all else is taken whole and the tensor is no constant."""
+    tensors = [i for i, entry in enumerate(index) if is_tensor(entry)]
+    if len(tensors) != 1 or any(e != slice(None) for i, e in enumerate(index) if i not in tensors):
+        return None
+    known = _constant(ctx, index[tensors[0]]) is not None and len(ctx.shape(index[tensors[0]])) == 1
+    return None if known or value_of(index[tensors[0]]).dtype == torch.bool else tensors[0]
+
+
+def _pick_rows(ctx: RuleContext, call: Call, axis: int, index: fx.Node) -> Labels:
+    """``x[:, index]``: what is picked from stays; the index's axes take the place of one, and channels go along."""
+    labels, added = ctx.labels(call.input), len(ctx.shape(index)) - 1
+    if (rows := labels.factor_at(axis)) is not None:
+        ctx.pin(rows.atoms, "picked by an index")
+    kept = ChannelLabels(labels.without(axis), labels.origin)
+    return kept.renamed(lambda a: a + added * (a > axis))
 
 
 def _entries(index: tuple[Any, ...], rank: int) -> list[Any] | None:

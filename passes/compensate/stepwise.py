@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ...compiler.capture import TRAINING
 from ...compiler.errors import CompilerError
 from ...compiler.mutation import is_in_place, seen_elsewhere
-from ...compiler.program import Program
+from ...compiler.program import TRAINING, Program
 
 Batch = tuple[Tensor, ...]
 

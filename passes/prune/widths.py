@@ -32,7 +32,7 @@ ROUNDS: Final = 4
 """How often at most a latency is aimed at."""
 CLOSE: Final = 0.02
 """Relative distance from the requested latency that is close enough to stop."""
-EXCESS: Final = 0.005
+EXCESS: Final = 0.002
 """Relative excess over a counted budget that is small enough to stop."""
 MISSED: Final = 0.05
 """Relative distance from the requested latency at which a remark says that it was missed."""

@@ -154,6 +154,13 @@ class _Run:
         canonicalise(self.edit)
         calls = [call for node in self.edit.graph.nodes if (call := self.edit.call(node)) is not None]
         overrides.check(options.layers, {describe(call) for call in calls})
+        program = self.edit.program
+        self.elsewhere = {
+            id(program.attribute(str(node.target))): next(iter(node.users)).name
+            for node in self.edit.graph.nodes
+            if node.op == "get_attr" and node.users
+        }
+        """Identity of a tensor that the graph reads by itself -> by which node."""
         self.placement: Placement = decide(self.edit, self._why_float)
         self.layers: dict[fx.Node, Call] = {
             call.node: call
@@ -169,6 +176,9 @@ class _Run:
     def _why_float(self, call: Call) -> str | None:
         if call.owner in self.given_back:
             return f"among the most sensitive, and max-drop={self.options.max_drop:g} would not hold"
+        reader = self.elsewhere.get(id(call.params.get("weight")))
+        if reader is not None:
+            return f"its weight is also read by {reader}, as a tensor"
         own = overrides.setting(describe(call), self.options.layers, (overrides.FLOAT,))
         return "layers= says so" if own is not None else None
 

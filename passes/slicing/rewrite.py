@@ -175,10 +175,17 @@ class _Rewriter:
         for old in node.all_input_nodes:
             mine = self.moved[old]
             if mine not in right and _is_number(value_of(old)) and value_of(old) != value_of(mine):
-                replaced[mine] = value_of(old)
+                replaced[mine] = self._original(mine, value_of(old))
         if replaced:
             new.args = fx.map_arg(new.args, lambda n: replaced.get(n, n))
             new.kwargs = fx.map_arg(new.kwargs, lambda n: replaced.get(n, n))
+
+    def _original(self, sizes: fx.Node, before: Any) -> Any:
+        """Return a number, or sizes of which only those that changed are written down: others may follow the batch."""
+        if not isinstance(before, tuple):
+            return before
+        now = value_of(sizes)
+        return tuple(b if b != now[i] else self._entry(sizes, i) for i, b in enumerate(before))
 
     def _split_unequally(self, node: fx.Node, new: fx.Node) -> bool:
         """Turn a split that would no longer make the right pieces into one with explicit sizes; whether it did."""

@@ -206,6 +206,8 @@ def test_the_model_is_left_as_it_is() -> None:
 class Profiled(Fake):
     """A backend that also times operations: always the same, of the candidate that has integers."""
 
+    names_layers = True
+
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
         self.asked: list[tuple[int, int, int | None]] = []

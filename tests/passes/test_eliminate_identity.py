@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from secateur.compiler.capture import trace
 from secateur.passes.eliminate_identity import NOTE, EliminateIdentity
 from support.exact import names, run_exact
 
@@ -87,3 +88,19 @@ def test_a_dropout_changed_in_place_before_it_was_removed() -> None:
 
     result = run_exact(InPlace(), (2, 3, 5, 5), EliminateIdentity())
     assert result.changed
+
+
+class BatchIntoChannels(nn.Module):
+    """Filters that depend on the sample: the batch becomes groups, which at a batch of one changes no shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.reshape(1, b * c, h, w)
+        return nn.functional.avg_pool2d(x, 2).reshape(b, c, h // 2, w // 2)
+
+
+def test_what_changes_no_shape_for_one_batch_size_only_stays() -> None:
+    program = trace(BatchIntoChannels(), torch.zeros(1, 4, 6, 6))
+    result = EliminateIdentity().run(program)
+    assert not result.changed
+    assert result.program.module(torch.zeros(3, 4, 6, 6)).shape == (3, 4, 3, 3)

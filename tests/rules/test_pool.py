@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from support.pruning import deps_of, group_of, labels_at, program_of, prune, reasons, use_of, widths
+from support.pruning import deps_of, group_of, labels_at, plan_of, program_of, prune, reasons, use_of, widths
 
 
 def test_pools_change_nothing() -> None:
@@ -12,9 +12,16 @@ def test_pools_change_nothing() -> None:
     assert group_of(deps, "stem").layers == ("stem", "body")
 
 
-@pytest.mark.parametrize("name", ["mean_over_channels", "convolutional_block_attention", "norm_by_hand"])
-def test_reducing_channels_pins_them(name: str) -> None:
-    assert any("mixes the channels along this axis" in reason for reason in reasons(deps_of(name), "stem"))
+@pytest.mark.parametrize("name", ["mean_over_channels", "norm_by_hand"])
+def test_figures_of_channels_are_of_those_that_are_kept(name: str) -> None:
+    result, _ = prune(program_of(name), ratio=0.5)
+    assert widths(result)["stem"] == 4
+    assert set(map(len, plan_of(result).norms.values())) == {4}
+
+
+def test_the_place_of_the_largest_channel_pins_them_all() -> None:
+    found = reasons(deps_of("convolutional_block_attention"), "stem")
+    assert any("max mixes the channels along this axis" in reason for reason in found)
 
 
 def test_reducing_rows_ties_columns() -> None:

@@ -116,7 +116,7 @@ def repeated(self: Any, x: Tensor) -> Tensor:
     return self.head(self.stem(x).repeat(1, 3, 1, 1))
 
 
-@case(stem=conv(3, 4), head=conv(8, 4), pinned={"stem": "repeat_interleave"})
+@case(stem=conv(3, 4), head=conv(8, 4), free="stem")
 def repeat_interleaved(self: Any, x: Tensor) -> Tensor:
     return self.head(self.stem(x).repeat_interleave(2, dim=1))
 

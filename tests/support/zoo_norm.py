@@ -107,7 +107,7 @@ def layer_norm_without_weights(self: Any, x: Tensor) -> Tensor:
     return self.head(F.layer_norm(x, x.shape[-1:]).permute(0, 3, 1, 2))
 
 
-@case(stem=conv(3, 8), head=conv(8, 4), pinned={"stem": "mixes"})
+@case(stem=conv(3, 8), head=conv(8, 4), free="stem")
 def norm_by_hand(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x)
     u = x.mean(1, keepdim=True)
@@ -115,7 +115,7 @@ def norm_by_hand(self: Any, x: Tensor) -> Tensor:
     return self.head((x - u) / torch.sqrt(s + 1e-6))
 
 
-@case(stem=conv(3, 8), head=conv(8, 4), pinned={"stem": "normalize"})
+@case(stem=conv(3, 8), head=conv(8, 4), free="stem")
 def normalised_features(self: Any, x: Tensor) -> Tensor:
     return self.head(F.normalize(self.stem(x), dim=1))
 

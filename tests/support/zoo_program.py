@@ -82,7 +82,7 @@ def unknown_module(self: Any, x: Tensor) -> Tensor:
     stem=conv(3, 8),
     a=make(nn.MultiheadAttention, 8, 2, batch_first=True),
     head=make(nn.Linear, 8, 4),
-    pinned={"stem": "MultiheadAttention"},
+    free="stem a.out_proj",
 )
 def attention_module(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x).flatten(2).transpose(1, 2)
