@@ -174,7 +174,7 @@ def trace(
     _make_mutation_explicit(graph, model)
     for node in graph.nodes:  # else generated code would wrap the helpers again, under whatever names it has for them
         node.meta.pop("is_wrapped", None)
-    program = expand(Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes)))
+    program = expand(Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes)), model)
     eliminate_dead_code(program.graph, program.root)
     program = replace(program, root=referenced_tree(program.root, program.graph))
     for constant in set(model.__dict__) - own_attributes:  # fx stores literal tensors on the model it traces

@@ -15,9 +15,9 @@ from secateur.compiler.proof import prove
 from secateur.passes.prune.prune import Prune
 
 MODELS = (
-    "alexnet convnext_tiny deeplabv3_mobilenet_v3_large densenet121 efficientnet_b0 googlenet inception_v3 "
+    "alexnet convnext_tiny deeplabv3_mobilenet_v3_large densenet121 efficientnet_b0 googlenet inception_v3 maxvit_t "
     "mnasnet1_0 mobilenet_v2 mobilenet_v3_large quantized_shufflenet_v2_x0_5 r3d_18 regnet_y_400mf resnet18 resnet50 "
-    "resnext50_32x4d shufflenet_v2_x1_0 squeezenet1_1 vgg11_bn"
+    "resnext50_32x4d shufflenet_v2_x1_0 squeezenet1_1 swin_t swin_v2_t vgg11_bn vit_b_32"
 ).split()
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def shape_of(name: str) -> tuple[int, ...]:
     """A small input that the model takes."""
     if name == "r3d_18":
         return (1, 3, 8, 32, 32)
-    size = 299 if name == "inception_v3" else 224 if name in ("alexnet", "vgg11_bn") else 64
+    size = 299 if name == "inception_v3" else 224 if name in ("alexnet", "maxvit_t", "vgg11_bn", "vit_b_32") else 64
     return (1, 3, size, size)
 
 

@@ -151,6 +151,31 @@ def test_a_part_that_is_cleared_is_multiplied_by_zero() -> None:
     assert not any(str(n.target).endswith("_") for n in program.graph.nodes)
 
 
+def projected(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Take a layer's parameters instead of the layer, as Swin does."""
+    return nn.functional.linear(x, weight, bias).relu()
+
+
+torch.fx.wrap("projected")
+
+
+class Projecting(nn.Module):
+    def __init__(self, bias: bool, given: bool) -> None:
+        super().__init__()
+        self.a, self.given = nn.Linear(6, 4, bias=bias), given
+
+    def forward(self, x: Tensor) -> Tensor:
+        return projected(x, self.a.weight, self.a.bias if self.given else None)
+
+
+@pytest.mark.parametrize(("bias", "given", "layer"), [(True, True, True), (False, True, True), (True, False, False)])
+def test_a_function_given_all_of_a_layer_calls_it(bias: bool, given: bool, layer: bool) -> None:
+    module = Projecting(bias, given)
+    program = trace(module, torch.zeros(2, 6))
+    equal(module, program, (2, 6))
+    assert any(n.op == "call_module" and n.target == "a" for n in program.graph.nodes) == layer
+
+
 def test_attention_with_masks_or_extra_keys_stays_a_layer() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
