@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .backends.artefact import load
     from .backends.compile import compile
+    from .backends.detectors import prune_regions
     from .compiler.analysis import analyze
     from .compiler.capture import trace
     from .compiler.errors import CompilerError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["CompilerError", "Program", "__version__", "analyze", "compile", "load", "trace"]
+__all__ = ["CompilerError", "Program", "__version__", "analyze", "compile", "load", "prune_regions", "trace"]
 
 _PUBLIC = {
     "CompilerError": ".compiler.errors:CompilerError",
@@ -27,6 +28,7 @@ _PUBLIC = {
     "analyze": ".compiler.analysis:analyze",
     "compile": ".backends.compile:compile",
     "load": ".backends.artefact:load",
+    "prune_regions": ".backends.detectors:prune_regions",
     "trace": ".compiler.capture:trace",
 }
 

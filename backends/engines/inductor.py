@@ -87,9 +87,9 @@ class Inductor:
         return [
             OpTime(
                 same[0].name,
-                _kind(same[0].name),
+                kind_of_kernel(same[0].name),
                 median(e.cpu_time_total for e in same) / 1e3,
-                _precision(same[0].name),
+                precision_of_kernel(same[0].name),
             )
             for same in zip(*calls, strict=True)
         ]
@@ -180,7 +180,8 @@ def _is_kernel(name: str) -> bool:
     return "cpp_fused" in name or name.partition("::")[0] in ("mkldnn", "onednn", "mkl", "aten", "quantized")
 
 
-def _kind(name: str) -> str:
+def kind_of_kernel(name: str) -> str:
+    """Return the kind of a kernel, by its name."""
     if "conv" in name and "fused" not in name:
         return CONVOLUTION
     if "linear" in name and "fused" not in name:
@@ -193,7 +194,8 @@ def _kind(name: str) -> str:
     return ELEMENTWISE if "cpp_fused" in name else kind_of(name.partition("::")[2])
 
 
-def _precision(name: str) -> str:
+def precision_of_kernel(name: str) -> str:
+    """Return what a kernel reads: integers are named in what it does."""
     return "int8" if "qconv" in name or "qlinear" in name or "quantize" in name else "float32"
 
 

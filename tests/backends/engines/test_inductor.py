@@ -11,7 +11,8 @@ from torch._dynamo.utils import counters
 from torch._inductor import cpp_builder
 
 from secateur.backends.engines.agreement import compare
-from secateur.backends.engines.inductor import Inductor, check_compiler
+from secateur.backends.engines.inductor import Inductor, check_compiler, kind_of_kernel, precision_of_kernel
+from secateur.backends.engines.op_times import CONVOLUTION, ELEMENTWISE, LINEAR, POOL, ROUNDING
 from secateur.compiler.errors import CompilerError
 from support.quantized_by_hand import quantized
 from support.small import captured
@@ -90,3 +91,27 @@ def test_a_damaged_package(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"nothing")
     with pytest.raises(CompilerError, match=r"AOTInductor cannot load the file: .*\n  at: model\.pt2"):
         Inductor().load(tmp_path / "model.pt2", threads=1)
+
+
+@compiled
+@pytest.mark.slow
+def test_kernels_are_timed() -> None:
+    ops = Inductor().profile(captured(Small(), 1, 3, 8, 8), threads=1)
+    assert [op.kind for op in ops].count(CONVOLUTION) == 1
+    assert [op.kind for op in ops].count(LINEAR) == 1
+    assert all(op.ms > 0 and op.precision == "float32" for op in ops)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "precision"),
+    [
+        ("onednn::qconv2d_pointwise", CONVOLUTION, "int8"),
+        ("mkldnn::_convolution_pointwise", CONVOLUTION, "float32"),
+        ("mkl::_mkl_linear", LINEAR, "float32"),
+        ("graph_0_cpp_fused_mean_relu_3", POOL, "float32"),
+        ("graph_0_cpp_fused_quantize_per_tensor_0", ROUNDING, "int8"),
+        ("graph_0_cpp_fused_add_dequantize_per_tensor_quantize_per_tensor_relu_7", ELEMENTWISE, "int8"),
+    ],
+)
+def test_kernels_have_kinds(name: str, kind: str, precision: str) -> None:
+    assert (kind_of_kernel(name), precision_of_kernel(name)) == (kind, precision)
