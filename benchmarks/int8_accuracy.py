@@ -239,7 +239,7 @@ def main() -> int:
         return 2
     head = header(1, "onnx", "onnxruntime", "openvino", "nncf") | {"seeds": options.seeds, "count": options.count}
     names = [n for n in models if not options.only or any(fnmatch(n, pattern) for pattern in options.only)]
-    records = read_records(options.out) if options.resume or options.only else {}
+    records = read_records(options.out)  # of which those that are run again are replaced
     todo = [n for n in names if not (options.resume and n in records and "failed" not in records[n])]
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
