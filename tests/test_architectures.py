@@ -23,7 +23,6 @@ from support.pruning import leaves, loss_of, prune
 
 UNCAPTURED = {"CoordConv": "a constant is expanded to the batch size, which follows the input"}
 HELD_BACK = {
-    "HalfInstanceNorm": "a tuple of tensors that is given to torch.cat as it is",
     "WeightStandardisation": "the reason does not say that filters are normalised over what they read",
 }
 NOTHING_GOES = ("TemporalConvNetNormed",)

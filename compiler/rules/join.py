@@ -13,7 +13,7 @@ import numpy as np
 from ..dependency import KEEP, Count
 from ..labels import ChannelLabels, Factor, concatenate
 from ..ops import Call
-from ..shapes import concrete
+from ..shapes import concrete, value_of
 from .elementwise import combine, connected
 from .registry import Labels, RuleContext, rule
 
@@ -22,10 +22,13 @@ from .registry import Labels, RuleContext, rule
 def cat(ctx: RuleContext, call: Call) -> Labels:
     """Join along ``dim``."""
     tensors = call["tensors"]
-    if not isinstance(tensors, (list, tuple)):
+    if isinstance(tensors, (list, tuple)):
+        labels, shapes = [ctx.labels(t) for t in tensors], [ctx.shape(t) for t in tensors]
+    elif isinstance(found := ctx.env.get(tensors), tuple):  # the pieces of a split, as they come
+        labels, shapes = list(found), [value.shape for value in value_of(tensors)]
+    else:
         return ctx.unknown(call)
-    shapes = [ctx.shape(t) for t in tensors]
-    return _join(ctx, call, [ctx.labels(t) for t in tensors], shapes, concrete(call["dim"]) % len(shapes[0]))
+    return _join(ctx, call, labels, shapes, concrete(call["dim"]) % len(shapes[0]))
 
 
 @rule("stack")

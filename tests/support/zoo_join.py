@@ -138,3 +138,8 @@ def ghost(self: Any, x: Tensor) -> Tensor:
 def coordinates_appended(self: Any, x: Tensor) -> Tensor:
     x = self.stem(x)
     return self.head(torch.cat([x, self.grid.expand(x.shape[0], -1, -1, -1)], 1))
+
+
+@case(stem=conv(3, 8), head=conv(8, 4), free="stem")
+def pieces_joined_as_they_come(self: Any, x: Tensor) -> Tensor:
+    return self.head(torch.cat(self.stem(x).chunk(2, 1)[::-1], 1))
