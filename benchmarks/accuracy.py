@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 from threading import Lock
@@ -45,8 +46,7 @@ Key = tuple[str, str, float, int]
 LEGEND = """\
 CIFAR ResNets adapted to strongly compressed JPEG files (*_jpeg*), on the test images; pruned with {count} training
 images, as many of each class, chosen by seeds. *MACs kept* is what came out, counted by the same rules for all.
-ResNet-20 and -56 come adapted; {adapted} were for this, from the published weights: {adapt.epochs} epochs of all
-training images, cosine from {adapt.lr}.
+{adapted}
 
 - *{BEST}*: `{best}`; *best without selection* leaves `select` out, *best without blocks*
   `reconstruct-blocks`; *data-free*: `{free}`.
@@ -110,8 +110,8 @@ def report(head: Mapping[str, Any], records: Sequence[Json]) -> list[str]:
             best=PIPELINES[BEST],
             free=PIPELINES["data-free"],
             plain=PIPELINES["l1"],
-            adapted=", ".join(head["adapted"]) or "no others",
-            adapt=ADAPT,
+            adapted=f"Adapted here, by {ADAPT.epochs} epochs of all training images, cosine from {ADAPT.lr}: "
+            f"{', '.join(head['adapted']) or 'none'}; the others came so.",
             tune=TUNE,
         ),
         "",
@@ -185,7 +185,8 @@ def main() -> int:
     head["adapted"] = sorted(set(published) & set(models))
     path = options.out / f"{NAME}.json"
     known: list[Json] = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
-    records = {key_of(r): r for r in known}
+    # What was tuned by another recipe compares with nothing.
+    records = {key_of(r): r for r in known if r.get("recipe", asdict(TUNE)) == asdict(TUNE)}
 
     def is_done(record: Json | None) -> bool:
         return record is not None and "failed" not in record and ("tuned" in record or not options.tune)

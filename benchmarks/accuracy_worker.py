@@ -18,7 +18,7 @@ import resource
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -164,6 +164,7 @@ class Bench:
             begin = time.perf_counter()
             train(module, self.tuning, job.seed, TUNE)
             record |= {"tuned": self.accuracy(module), "tune_seconds": round(time.perf_counter() - begin, 1)}
+            record["recipe"] = asdict(TUNE)
         return record
 
     def adapt(self, file: Path) -> None:

@@ -28,7 +28,12 @@ PREFIXES = "fasterrcnn maskrcnn keypointrcnn retinanet ssd fcos".split()
 SIZE = 320
 LEAST = 0.9
 """Of the convolutions' MACs, that must be prunable."""
-FEW = {"rpn_post_nms_top_n_test": 100, "rpn_post_nms_top_n_train": 100, "box_batch_size_per_image": 8}
+FEW = {
+    "rpn_post_nms_top_n_test": 100,
+    "rpn_post_nms_top_n_train": 100,
+    "box_batch_size_per_image": 8,
+    "box_detections_per_img": 20,
+}
 """Options of two-stage detectors: without C++ operators, RoI pooling of a thousand boxes takes gigabytes."""
 
 LEGEND = """\
@@ -170,7 +175,7 @@ def main() -> int:
         command = [sys.executable, str(Path(__file__)), "--work", name, "--macs", str(options.macs)]
         done = subprocess.run(command, capture_output=True, text=True, env=single_threaded(), check=False)
         found = (
-            {"failed": portable((done.stderr.strip().splitlines() or ["?"])[-1])[:300]}
+            {"failed": portable((done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1])[:300]}
             if done.returncode
             else json.loads(done.stdout.splitlines()[-1])
         )
