@@ -98,7 +98,7 @@ def test_a_damaged_package(tmp_path: Path) -> None:
 def test_kernels_are_timed() -> None:
     ops = Inductor().profile(captured(Small(), 1, 3, 8, 8), threads=1)
     assert [op.kind for op in ops].count(CONVOLUTION) == 1
-    assert [op.kind for op in ops].count(LINEAR) == 1
+    assert any("cpp_fused" in op.node for op in ops)
     assert all(op.ms > 0 and op.precision == "float32" for op in ops)
 
 
