@@ -27,7 +27,7 @@ from ..compiler.dependency import ChannelDependencies
 from ..compiler.errors import CaptureError, CompilerError
 from ..compiler.plan import Plan
 from ..compiler.program import InputSpec, Program
-from ..compiler.proof import in_float64
+from ..compiler.proof import default_float64, in_float64
 from ..compiler.recording import Call, record
 from ..compiler.regions import Border, Region, Regions, find_regions
 from ..passes.pipeline import PassPipeline, PipelineResult
@@ -232,7 +232,7 @@ def _values(regions: Regions, compact: Program, seed: int) -> dict[str, Tensor]:
     """Run the program on random inputs, in float64; returns what goes in and out of regions."""
     wide = in_float64(compact)
     names = {name for region in regions.regions for name in (*region.inputs, *region.outputs)}
-    with torch.no_grad(), _float64():
+    with torch.no_grad(), default_float64():
         recorder = _Recorder(wide.module.eval(), names)
         try:
             recorder.run(*_random(wide.inputs, 2, seed))
@@ -247,7 +247,7 @@ def _difference(model: nn.Module, region: Region, values: dict[str, Tensor]) -> 
         raise _refused(region, f"the pipeline replaced {missing[0]}")
     module = copy.deepcopy(model.get_submodule(region.path)).to("cpu").double().eval()
     try:
-        with torch.no_grad(), _float64():
+        with torch.no_grad(), default_float64():
             found = region.run(module, [values[name].clone() for name in region.inputs])
     except Exception as error:
         raise _refused(region, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
@@ -299,16 +299,6 @@ def _random(specs: Sequence[InputSpec], batch: int | None, seed: int) -> list[Te
         numbers = torch.randn(shape, generator=generator, dtype=torch.float64) if real else None
         found.append(numbers if numbers is not None else torch.randint(0, 2, shape, generator=generator).to(spec.dtype))
     return found
-
-
-@contextmanager
-def _float64() -> Generator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _check_glue(model: nn.Module, before: Call, inputs: Sequence[Any]) -> None:

@@ -119,16 +119,22 @@ class _SizedTracer(SizedTracing, _Tracer):
     Args:
         sizes: The inputs for two batch sizes.
         buffers: As above.
+        branched: Who branches on training flags; what layers do when they run on the way is left out.
     """
 
-    def __init__(self, sizes: Sequence[Pair], *, buffers: bool) -> None:
+    def __init__(self, sizes: Sequence[Pair], branched: list[str], *, buffers: bool) -> None:
         super().__init__(len(sizes), buffers=buffers)
-        self.pairs = {}
+        self.pairs, self.branched = {}, branched
         self.sizes = iter(sizes)
 
     def computed(self, node: fx.Node) -> Pair:
         """Return what is given for an input."""
-        return next(self.sizes, (None, None)) if node.op == "placeholder" else super().computed(node)
+        if node.op == "placeholder":
+            return next(self.sizes, (None, None))
+        before = len(self.branched)
+        pair = super().computed(node)
+        del self.branched[before:]
+        return pair
 
 
 def _left_out(node: fx.Node) -> Any:
@@ -194,18 +200,14 @@ def _trace_graph(model: nn.Module, inputs: Sequence[torch.Tensor], branched: lis
             notes = [] if buffers else ["what the model computes from its buffers was computed once, at capture"]
             notes += ["the model computes with sizes, which are those of the example inputs"] if sized else []
             if sized:
-                tracer: _Tracer = _SizedTracer(two_sizes([(tuple(x.shape), x.dtype) for x in inputs]), buffers=buffers)
+                tracer: _Tracer = _SizedTracer(
+                    two_sizes([(tuple(x.shape), x.dtype) for x in inputs]), branched, buffers=buffers
+                )
             else:
                 tracer = _Tracer(len(inputs), buffers=buffers)
             branched.clear()
             with _training_flags(model, branched):
                 try:
-                    notes = (
-                        [] if buffers else ["what the model computes from its buffers was computed once, at capture"]
-                    )
-                    notes += (
-                        ["the model computes with sizes: it was captured for inputs of these sizes"] if sized else []
-                    )
                     return tracer.trace(model), notes
                 except CompilerError:
                     raise
@@ -256,5 +258,6 @@ def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> Cap
     return CaptureError(
         f"cannot trace {type(model).__name__}: {type(error).__name__}: {first}",
         where=f"{path or 'forward'} ({type(owner).__name__}), {line}",
-        hint="make control flow independent of tensor values there, or compile a submodule that has none",
+        hint="make control flow independent of tensor values there, compile a submodule that has none, or prune what "
+        "can be traced of it in Python: secateur.prune_regions (detectors)",
     )

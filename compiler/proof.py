@@ -264,7 +264,7 @@ class _Rewritten(_Candidate):
 def _prove(original: Program, candidate: _Candidate, plan: Plan, seed: int, progress: Callable[[str], None]) -> Proof:
     generator = torch.Generator().manual_seed(seed)
     check = _Check(original, plan, generator, progress)
-    with torch.no_grad(), _float64():
+    with torch.no_grad(), default_float64():
         module = candidate.own()
         latest, constant = check.run(MaskedOriginal(original, plan), module, "own")
         trials = list(latest)
@@ -375,7 +375,8 @@ def _constant(output: Tensor) -> bool:
 
 
 @contextmanager
-def _float64() -> Generator[None]:
+def default_float64() -> Generator[None]:
+    """Let tensors that a model makes by itself be float64 too."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -189,3 +189,21 @@ def test_attention_with_masks_or_extra_keys_stays_a_layer() -> None:
     program = trace(module, torch.zeros(2, 3, 6))
     assert isinstance(program.owner("attn"), nn.MultiheadAttention)
     equal(module, program, (2, 3, 6))
+
+
+class LoopsOverPieces(nn.Module):
+    """Only sizes tell how often the loop runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum((piece.relu() for piece in self.norm(x).chunk(2, 1)), torch.zeros(()))
+
+
+def test_layers_that_run_on_the_way_are_not_said_to_branch() -> None:
+    module = LoopsOverPieces()
+    program = trace(module, torch.zeros(2, 6))
+    equal(module, program, (2, 6))
+    assert program.notes == ("the model computes with sizes, which are those of the example inputs",)
