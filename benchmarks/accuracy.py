@@ -117,7 +117,7 @@ def report(head: Mapping[str, Any], records: Sequence[Json]) -> list[str]:
         "",
     ]
     good = [r for r in records if "failed" not in r]
-    columns = ("method", "MACs kept %", "top-1 %", "tuned %", "seconds to prune", "seeds")
+    columns = ("method", "MACs kept %", "top-1 %", "tuned %", "CPU seconds to prune", "seeds")
     for model, macs in sorted({(r["model"], r["macs"]) for r in good}, key=lambda p: (p[0], -p[1])):
         mine = [r for r in good if (r["model"], r["macs"]) == (model, macs)]
         lines += [f"## {model} at {macs:g} of the MACs ({mine[0]['dense']:.2f} % unpruned)", ""]
