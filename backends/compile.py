@@ -110,12 +110,13 @@ class Compiled:
             record.setdefault("engines", {})[entry.engine] = found.agreement.to_json()
 
     def _export(self, path: Path, record: dict[str, Any], progress: Progress) -> None:
+        from .engines.lower import evaluation_copy
         from .exported import emit_pt2
 
         progress("exporting model.pt2")
         inputs = [torch.zeros(i.shape, dtype=i.dtype) for i in self.program.inputs]
         with _timed(record["timings"], "export"):
-            note = emit_pt2(self.module, inputs, path)
+            note = emit_pt2(evaluation_copy(self.program), inputs, path)
         if note is not None:
             record["notes"].append(note)
 

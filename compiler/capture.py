@@ -3,7 +3,8 @@
 What differs from plain ``fx.symbolic_trace``:
 
 * ``self.training`` stays live where it is *passed on* (``F.dropout(x, p, self.training)``): it becomes a ``get_attr``
-  of the root's own flag. Where Python *branches* on it, evaluation mode is captured, and a note says so.
+  of the root's own flag. Where Python *branches* on it, both modes are captured, and become one graph if training only
+  adds to what evaluation computes (see :mod:`.auxiliary`); else evaluation mode is captured, and a note says so.
 * our own helpers stay calls, wherever they are called from: an artefact captured again is what it was.
 * library helpers that a stand-alone module could not import are replaced by our own of the same behaviour.
 * failures name the module and the line of the model's own code.
@@ -23,6 +24,7 @@ import torch
 from torch import fx, nn
 
 from . import functional
+from .auxiliary import NOTE, join
 from .collection import no_collection
 from .errors import CaptureError, CompilerError
 from .expand import expand, is_opaque
@@ -38,25 +40,26 @@ _REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
 
 
 class _TrainingFlag(int):
-    """What ``module.training`` is while tracing: False to Python, a graph value to whoever is passed it."""
+    """What ``module.training`` is while tracing: to whoever is passed it a graph value, to Python one of the two."""
 
     branched: list[str]
     path: str
+    mode: bool
 
     def __bool__(self) -> bool:
         self.branched.append(self.path)
-        return False
+        return self.mode
 
 
 @contextmanager
-def _training_flags(model: nn.Module, branched: list[str]) -> Generator[None]:
+def _training_flags(model: nn.Module, branched: list[str], mode: bool) -> Generator[None]:
     """Let every module's ``training`` be a flag that tells who branches on it."""
     before: list[tuple[nn.Module, bool]] = []
     try:
         for path, module in model.named_modules():
             before.append((module, module.training))
             flag = _TrainingFlag(0)
-            flag.branched, flag.path = branched, path
+            flag.branched, flag.path, flag.mode = branched, path, mode
             module.__dict__["training"] = flag
         yield
     finally:
@@ -168,12 +171,15 @@ def trace(
     branched: list[str] = []
     own_attributes = set(model.__dict__)
     graph, given_up = _trace_graph(model, inputs, branched)
+    both = _with_training(model, inputs, graph) if branched else None
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     specs = tuple(InputSpec(node.name, tuple(x.shape), x.dtype) for node, x in zip(placeholders, inputs, strict=False))
     notes = [
         f"{path or type(model).__name__} branches on `training`: its evaluation branch was captured, for train() too"
         for path in dict.fromkeys(branched)
     ]
+    if both is not None:
+        graph, notes = both, [NOTE]
     notes += given_up
     class_name = re.sub(r"\W", "_", name or type(model).__name__)
     infer(Program(graph, model, specs))
@@ -188,7 +194,18 @@ def trace(
     return program
 
 
-def _trace_graph(model: nn.Module, inputs: Sequence[torch.Tensor], branched: list[str]) -> tuple[fx.Graph, list[str]]:
+def _with_training(model: nn.Module, inputs: Sequence[torch.Tensor], evaluation: fx.Graph) -> fx.Graph | None:
+    """Return one graph for both modes, if there can be one."""
+    try:
+        training, _ = _trace_graph(model, inputs, [], mode=True)
+    except CompilerError:
+        return None
+    return join(evaluation, training, model)
+
+
+def _trace_graph(
+    model: nn.Module, inputs: Sequence[torch.Tensor], branched: list[str], *, mode: bool = False
+) -> tuple[fx.Graph, list[str]]:
     """Trace symbolically, and with buffers live, as far as Python lets us; also return what had to be given up.
 
     Python may need the values of buffers (for a list, a loop): then they are what they are now. It may need sizes: then
@@ -206,9 +223,9 @@ def _trace_graph(model: nn.Module, inputs: Sequence[torch.Tensor], branched: lis
             else:
                 tracer = _Tracer(len(inputs), buffers=buffers)
             branched.clear()
-            with _training_flags(model, branched):
+            with _training_flags(model, branched, mode):
                 try:
-                    return tracer.trace(model), notes
+                    return _with_plain_result(tracer.trace(model)), notes
                 except CompilerError:
                     raise
                 except Exception as error:
@@ -217,6 +234,17 @@ def _trace_graph(model: nn.Module, inputs: Sequence[torch.Tensor], branched: lis
                     failed = found if failed is None or not sized else failed
     assert failed is not None
     raise failed
+
+
+def _with_plain_result(graph: fx.Graph) -> fx.Graph:
+    """Let a graph return the named tuple itself that it makes of its results, not a call that makes it."""
+    output = next(iter(reversed(graph.nodes)))
+    made: Any = output.args[0]
+    kind: Any = made.target if isinstance(made, fx.Node) and made.op == "call_function" else None
+    if isinstance(made, fx.Node) and isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        output.args = (kind(*made.args, **made.kwargs),)
+        graph.erase_node(made)
+    return graph
 
 
 def eliminate_dead_code(graph: fx.Graph, root: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 * **MACs** count convolutions, linear layers and matrix products, per sample: a weight's elements times the positions
   it is applied to (bias, normalisation, activations count nothing). Papers that say FLOPs mean MACs or 2 x MACs;
-  reports offer both.
+  reports offer both. What is computed in training only counts nothing.
 * **params** exclude buffers.
 * **bytes** are those of the tensors a weights file holds, parameters and buffers.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from .auxiliary import in_evaluation
 from .ops import Call, normalise
 from .program import Program
 from .shapes import is_tensor, shape_of
@@ -76,7 +77,16 @@ def layer_costs(program: Program) -> tuple[LayerCost, ...]:
 
 
 def weighted_calls(program: Program) -> Iterator[tuple[Call, int]]:
-    """Yield each convolution and linear layer with the number of positions that its weight is applied to."""
+    """Yield each convolution and linear layer with the number of positions that its weight is applied to.
+
+    In evaluation mode, that is: auxiliary heads are applied to none.
+    """
+    evaluated = set(in_evaluation(program.graph))
+    for call, positions in _applied(program):
+        yield call, positions if call.node in evaluated else 0
+
+
+def _applied(program: Program) -> Iterator[tuple[Call, int]]:
     for node in program.graph.nodes:
         if node.op not in ("call_module", "call_function"):
             continue
@@ -113,7 +123,7 @@ class Product:
 
 def products(program: Program) -> Iterator[Product]:
     """Yield products of two activations: matmul, einsum, and the two that attention is made of."""
-    for node in program.graph.nodes:
+    for node in in_evaluation(program.graph):
         call = normalise(program, node) if node.op in ("call_function", "call_method") else None
         if call is None or not is_tensor(node):
             continue

@@ -122,6 +122,8 @@ class CostModel:
 
     def _weighted(self, program: Program) -> Iterator[_Layer]:
         for call, positions in weighted_calls(program):
+            if not positions:  # in training only
+                continue
             weight, name = call["weight"], call.owner or call.node.name
             shape = shape_of(weight) if isinstance(weight, fx.Node) else tuple(weight.shape)
             axes = self._axes_of(call)

@@ -65,6 +65,23 @@ def put(input: Tensor, value: Tensor | float, index: tuple[slice, ...]) -> Tenso
     return result
 
 
-HELPERS = (stochastic_depth, put, quantize, dequantize, dequantize_channels, fake_quantize, fake_quantize_channels)
+def returned_in_evaluation(input: Tensor) -> Tensor:
+    """Mark what a model returns in evaluation mode; what follows is computed in training only.
+
+    To whoever runs a graph node by node this gives back its input. See :mod:`.auxiliary`.
+    """
+    return input
+
+
+HELPERS = (
+    stochastic_depth,
+    put,
+    returned_in_evaluation,
+    quantize,
+    dequantize,
+    dequantize_channels,
+    fake_quantize,
+    fake_quantize_channels,
+)
 for _helper in HELPERS:
     fx.wrap(_helper.__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,8 +11,12 @@ from typing import Any, Final
 import torch
 from torch import fx, nn
 
+from .functional import returned_in_evaluation
+
 TRAINING: Final = "training"
 """Target of the ``get_attr`` node that reads the live train/eval flag."""
+
+_MARK: Final = re.compile(r"^(\w+)( *:[^=\n]*)? = \w*returned_in_evaluation\((\w+)\)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Program:
     @cached_property
     def module(self) -> fx.GraphModule:
         """The program as a normal, trainable module with the original state_dict names."""
+        if any(node.target is returned_in_evaluation for node in self.graph.nodes):
+            self.graph._codegen._body_transformer = _with_return
         module = fx.GraphModule(self.root, self.graph, class_name=self.name)
         for part in module.modules():
             if (
@@ -96,6 +103,11 @@ class Program:
                 if name not in seen:
                     seen.add(name)
                     yield name, tensor
+
+
+def _with_return(body: list[str]) -> list[str]:
+    """Rewrite generated code: in evaluation mode the mark of :mod:`.auxiliary` is where ``forward`` returns."""
+    return [_MARK.sub(r"if not self.training:\n    return \3\n\1 = \3", "".join(body))]
 
 
 def submodule(root: nn.Module, path: str) -> nn.Module:

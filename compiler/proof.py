@@ -22,6 +22,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx, nn
 
+from .auxiliary import as_graph, comparable
 from .errors import ProofError
 from .oracle import MaskedOriginal
 from .plan import Plan, index_tensor
@@ -226,7 +227,7 @@ class _Sliced(_Candidate):
 
     def __init__(self, original: Program, compact: nn.Module, plan: Plan) -> None:
         self.original, self.plan = original, plan
-        self.module = copy.deepcopy(compact).to("cpu").double().eval()
+        self.module = as_graph(copy.deepcopy(compact).to("cpu").double().eval(), original)
 
     def own(self) -> nn.Module:
         return self.module
@@ -304,7 +305,7 @@ class _Check:
                     if shapes is candidates[-1]:
                         raise
                     continue  # the original does not take this size
-                trial = _compare(shapes, candidate(*inputs), expected, weights)
+                trial = _compare(shapes, *comparable(candidate, inputs, self.original, expected), weights)
                 if not trial.within:
                     moved = masked.run(*(_nudged(x, self.generator) for x in inputs))
                     noise = _compare(shapes, moved, expected, weights).relative

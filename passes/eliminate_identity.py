@@ -1,6 +1,7 @@
 """``eliminate-identity``: calls that give back their input, in evaluation mode, go.
 
     dropout(x), stochastic_depth(x), Identity(x)                                x
+    return x, auxiliary heads (in training only)                                return x
     view / reshape / flatten / expand / permute ... that change no shape        x      for any batch size
     pad by nothing, pools of one position, interpolation to the same size       x
     cat([x]), x + 0, x * 1, x.to(its own dtype)                                 x
@@ -17,13 +18,14 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import fx
 
+from ..compiler.auxiliary import answer_of, without_training
 from ..compiler.ops import Call
 from ..compiler.program import Program
 from ..compiler.shapes import concrete, is_tensor, value_of, with_another_batch
 from .base import Contract, Pass, PassResult, Remark, RemarkKind
 from .edit import Edit
 
-NOTE = "dropout and stochastic depth are removed: the result is for inference"
+NOTE = "what only training needs (dropout, stochastic depth, auxiliary heads) is removed: the result is for inference"
 
 _RANDOM: Final = frozenset(
     "dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout "
@@ -42,9 +44,12 @@ class EliminateIdentity(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Remove; see :class:`~.base.Pass`."""
-        edit = Edit(program)
+        edit = Edit(without_training(program))
         remarks: list[Remark] = []
         notes: set[str] = set()
+        if (answer := answer_of(program.graph)) is not None:
+            notes.add(NOTE)
+            remarks.append(Remark(RemarkKind.APPLIED, self.name, answer.name, "auxiliary heads are removed"))
         elsewhere = with_another_batch(edit.program)
         for node in list(edit.graph.nodes):
             call = edit.call(node)

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ...compiler import functional
+from ...compiler.auxiliary import without_training
 from ...compiler.errors import CompilerError
 from ...compiler.ops import Call, normalise
 from ...compiler.program import Program, place, referenced_tree
@@ -100,7 +101,7 @@ def is_quantized(program: Program) -> bool:
 
 def evaluation_copy(program: Program) -> fx.GraphModule:
     """Return the program as a module of its own, in eval mode; tensors are shared."""
-    graph, root = _copy(program)
+    graph, root = _copy(without_training(program))
     return fx.GraphModule(root, graph, class_name=program.name).eval()
 
 
@@ -115,7 +116,7 @@ def lower(program: Program, dialect: Dialect, rewrite: Rewrite | None = None) ->
     Raises:
         CompilerError: Integers of a kind that has no counterpart: names the node.
     """
-    graph, root = _copy(program)
+    graph, root = _copy(without_training(program))
     copied = Program(graph, root, program.inputs, program.name)
     if rewrite is not None:
         rewrite(copied)

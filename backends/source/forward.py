@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from torch import fx
 
+from ...compiler.functional import returned_in_evaluation
 from ...compiler.program import Program
 from .expression import Expressions, Read, is_chunk, known_length, type_of
 from .members import Member
@@ -239,6 +240,14 @@ class _Writer:
         return [self.bound[node] for node in self.scope.inputs], {}
 
     def _emit(self, index: int, step: _Step) -> None:
+        made = step.makes[0] if step.makes else None
+        if made is not None and made.target is returned_in_evaluation:
+            self._flush(len(self.pending), index)
+            answer = cast(fx.Node, made.args[0])
+            only = ast.UnaryOp(ast.Not(), ast.Attribute(name("self"), "training", ast.Load()))
+            self.body.append(ast.If(only, [ast.Return(self._value(answer))], []))
+            self.bound[made] = self.bound[answer]
+            return
         if step.augmented is not None and self._emit_augmented(index, step):
             return
         taken = self._taken(step, index)

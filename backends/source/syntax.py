@@ -176,6 +176,9 @@ def render(tree: ast.stmt, indent: int) -> list[str]:
         return _wrap(tree.value, indent, "return ", "")
     if isinstance(tree, ast.Expr):
         return _wrap(tree.value, indent, "", "")
+    if isinstance(tree, ast.If):
+        inner = [line for statement in tree.body for line in render(statement, indent + 4)]
+        return [f"{' ' * indent}if {flat(tree.test)}:", *inner]
     return [" " * indent + flat(tree)]
 
 
