@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -133,7 +133,7 @@ class _Numbers:
         numbers: dict[fx.Node, int] = {}
         seen: dict[Any, int] = {}
         for node in graph.nodes:
-            arguments = map_arg((node.args, node.kwargs), lambda n: _Ref(numbers[n]))
+            arguments = map_arg((node.args, node.kwargs), lambda n: cast("Any", _Ref(numbers[n])))
             key = (node.op, str(node.target) if isinstance(node.target, str) else node.target, repr(arguments))
             seen[key] = seen.get(key, -1) + 1
             numbers[node] = self.known.setdefault((*key, seen[key]), len(self.known))

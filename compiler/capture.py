@@ -242,7 +242,8 @@ def _with_plain_result(graph: fx.Graph) -> fx.Graph:
     made: Any = output.args[0]
     kind: Any = made.target if isinstance(made, fx.Node) and made.op == "call_function" else None
     if isinstance(made, fx.Node) and isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        output.args = (kind(*made.args, **made.kwargs),)
+        fields: Any = made.args
+        output.args = (kind(*fields, **made.kwargs),)
         graph.erase_node(made)
     return graph
 
