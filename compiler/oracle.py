@@ -122,6 +122,8 @@ class MaskedOriginal(fx.Interpreter):
             )
         shape = concrete(call["normalized_shape"])
         dims = 1 if isinstance(shape, int) else len(shape)
+        if call.key == "rms_norm":
+            return _masked_rms_norm(x, dims, _flat(kept), weight, call["eps"])
         return _masked_layer_norm(x, dims, _flat(kept), weight, bias, call["eps"])
 
     def _parameter(self, call: Call, name: str) -> Tensor | None:
@@ -170,7 +172,7 @@ def _masked_layer_norm(
 
     The pruned axis is the one along which the kept indices fit; all others are whole.
     """
-    axis = _pruned_axis(x, dims, kept, weight)
+    axis = _pruned_axis(x, dims, kept)
     inside = x.index_select(axis, torch.tensor(kept))
     over = list(range(x.ndim - dims, x.ndim))
     mean = inside.mean(over, keepdim=True)
@@ -178,13 +180,29 @@ def _masked_layer_norm(
     y = (x - mean) / torch.sqrt(var + eps)
     y = y * weight if weight is not None else y
     y = y + bias if bias is not None else y
+    return _only(y, axis, kept)
+
+
+def _masked_rms_norm(x: Tensor, dims: int, kept: list[int], weight: Tensor | None, eps: float | None) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last ``dims`` axes, with the mean of the kept channels only.
+
+    Zhang and Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019. Without ``eps`` it is that of x's dtype.
+    """
+    axis = _pruned_axis(x, dims, kept)
+    inside = x.index_select(axis, torch.tensor(kept))
+    mean = inside.square().mean(list(range(x.ndim - dims, x.ndim)), keepdim=True)
+    y = x * torch.rsqrt(mean + (torch.finfo(x.dtype).eps if eps is None else eps))
+    return _only(y * weight if weight is not None else y, axis, kept)
+
+
+def _only(y: Tensor, axis: int, kept: list[int]) -> Tensor:
+    """Zero what is not kept."""
     mask = torch.zeros(y.shape[axis], dtype=y.dtype)
     mask[torch.tensor(kept)] = 1.0
     return y * mask.view([-1 if a == axis else 1 for a in range(y.ndim)])
 
 
-def _pruned_axis(x: Tensor, dims: int, kept: list[int], weight: Tensor | None) -> int:
-    del weight
+def _pruned_axis(x: Tensor, dims: int, kept: list[int]) -> int:
     fits = [a for a in range(x.ndim - dims, x.ndim) if x.shape[a] > max(kept)]
     return fits[0]
 

@@ -98,7 +98,7 @@ def _group(group: ChannelGroup, deps: ChannelDependencies, graph: nx.MultiDiGrap
     }
 
 
-_PASSING: Final = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "prelu")
+_PASSING: Final = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm", "prelu")
 """Layers that pass on the channels that they read."""
 
 

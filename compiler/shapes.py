@@ -265,6 +265,7 @@ _FORMULAS: Final[dict[str, Callable[[Call], Any]]] = {
     "copy": _same,
     "softmax": _same,
     "layer_norm": _same,
+    "rms_norm": _same,
     "group_norm": _same,
     "prelu": _same,
     "conv": _conv,

@@ -159,6 +159,7 @@ _STATED: Final[Mapping[str, Mapping[str, str]]] = {
     "batch_norm": _NORM,
     "instance_norm": _NORM,
     "layer_norm": {"weight": "normalized_shape", "bias": "normalized_shape"},
+    "rms_norm": {"weight": "normalized_shape"},
     "group_norm": {"weight": "num_channels", "bias": "num_channels"},
     "prelu": {"weight": "num_parameters"},
     "embedding": {"weight": "num_embeddings embedding_dim"},

@@ -13,6 +13,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "batch_norm": "input running_mean running_var weight=None bias=None training=False momentum=0.1 eps=1e-5",
     "instance_norm": "input running_mean=None running_var=None weight=None bias=None use_input_stats=True",
     "layer_norm": "input normalized_shape weight=None bias=None eps=1e-5",
+    "rms_norm": "input normalized_shape weight=None eps=None",
     "group_norm": "input num_groups weight=None bias=None eps=1e-5",
     "prelu": "input weight",
     "unary": "input",
@@ -82,6 +83,7 @@ WORDS: Final[dict[str, str]] = {
     "batch_norm": "batch_norm",
     "instance_norm": "instance_norm",
     "layer_norm": "layer_norm",
+    "rms_norm": "rms_norm",
     "group_norm": "group_norm",
     "prelu": "prelu",
     "copy": "clone detach contiguous",
@@ -90,7 +92,7 @@ WORDS: Final[dict[str, str]] = {
         "hardshrink softshrink tanhshrink softplus softsign threshold rrelu erf exp expm1 log log1p log2 sqrt rsqrt "
         "square abs neg sign sin cos tan sinh cosh asin acos atan floor ceil round trunc frac clamp clamp_min "
         "clamp_max clip reciprocal logit dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
-        "feature_dropout stochastic_depth returned_in_evaluation to float double half bfloat16 type_as nan_to_num "
+        "feature_dropout stochastic_depth returned_in_evaluation masked_fill addcmul addcdiv to float double half bfloat16 type_as nan_to_num "
         "zeros_like ones_like empty_like rand_like randn_like full_like requires_grad logical_not isnan isinf positive "
         "quantize dequantize fake_quantize"
     ),
@@ -165,6 +167,7 @@ NAMES_OF_CLASSES: Final[dict[str, str]] = {
     "batch_norm": "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm",
     "instance_norm": "InstanceNorm1d InstanceNorm2d InstanceNorm3d",
     "layer_norm": "LayerNorm",
+    "rms_norm": "RMSNorm",
     "group_norm": "GroupNorm",
     "prelu": "PReLU",
     "unary": (

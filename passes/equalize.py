@@ -48,7 +48,7 @@ _HOMOGENEOUS: Final = frozenset(
     "relu leaky_relu leakyrelu identity dropout dropout1d dropout2d dropout3d feature_dropout stochastic_depth".split()
 )
 _POOLS: Final = ("max_pool", "avg_pool", "adaptive_pool")
-_BLOCKING: Final = frozenset("unary prelu softmax batch_norm instance_norm group_norm layer_norm".split())
+_BLOCKING: Final = frozenset("unary prelu softmax batch_norm instance_norm group_norm layer_norm rms_norm".split())
 """Operations of one tensor that keep its shape; where they are not homogeneous, a pair is there, but blocked."""
 
 

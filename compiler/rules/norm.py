@@ -1,7 +1,7 @@
 """Normalisations carry channels: statistics are per channel, or over the channels that are kept.
 
 batch_norm, instance_norm   one mean and variance per channel of axis 1
-layer_norm                  over the last dimensions; a pruned axis is normalised over the kept channels
+layer_norm, rms_norm        over the last dimensions; a pruned axis is normalised over the kept channels
 group_norm                  over the channels of each of g groups: equal counts per group
 prelu                       one slope per channel of axis 1, or one for all
 """
@@ -34,7 +34,7 @@ def _rank(call: Call) -> int:
     return int(call.title[-2])
 
 
-@rule("layer_norm")
+@rule("layer_norm", "rms_norm")
 def layer_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     """The last ``len(normalized_shape)`` axes; at most one of them may carry removable channels."""
     shape, labels = ctx.shape(call.input), ctx.labels(call.input)
@@ -49,7 +49,7 @@ def layer_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     if labelled:
         axis = labelled[0]
         atoms = ctx.along(labels, axis, shape[axis], "a layer norm has one weight per channel")
-        for name in ("weight", "bias"):
+        for name in ("weight", "bias") if call.key == "layer_norm" else ("weight",):
             ctx.claim(call, name, axis - first, atoms, Role.CARRIES)
         ctx.count_attribute(call, "normalized_shape", atoms, item=axis - first)
         ctx.norms[ctx.node] = atoms

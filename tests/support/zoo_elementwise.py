@@ -57,6 +57,13 @@ def efficient_channel_attention(self: Any, x: Tensor) -> Tensor:
     return self.head(x * torch.sigmoid(y))
 
 
+@case(stem=conv(3, 8), body=conv(8, 8), head=conv(8, 4), free="stem body")
+def masked_and_mixed(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x)
+    y = self.body(x).masked_fill(x < 0, 0.5)
+    return self.head(torch.addcmul(x, y, y, value=0.5))
+
+
 @case(stem=conv(3, 8), gate=conv(8, 1), head=conv(8, 4), free="stem", pinned={"gate": "broadcast"})
 def spatial_gate(self: Any, x: Tensor) -> Tensor:
     x = F.relu(self.stem(x))

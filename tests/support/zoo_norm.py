@@ -91,6 +91,18 @@ def convnext_block(self: Any, x: Tensor) -> Tensor:
     return self.head(x + y)
 
 
+@case(stem=conv(3, 8), norm=make(nn.RMSNorm, 8), head=conv(8, 4), free="stem")
+def rms_norm(self: Any, x: Tensor) -> Tensor:
+    x = self.norm(self.stem(x).permute(0, 2, 3, 1))
+    return self.head(x.permute(0, 3, 1, 2))
+
+
+@case(stem=conv(3, 8), scale=parameter(8), head=conv(8, 4), free="stem")
+def rms_norm_by_function(self: Any, x: Tensor) -> Tensor:
+    x = F.rms_norm(self.stem(x).permute(0, 2, 3, 1), (8,), self.scale, 1e-3)
+    return self.head(x.permute(0, 3, 1, 2))
+
+
 @case(stem=conv(3, 8), norm=make(nn.LayerNorm, [8, 8, 8]), head=conv(8, 4), free="stem")
 def layer_norm_over_everything(self: Any, x: Tensor) -> Tensor:
     return self.head(self.norm(self.stem(x)))

@@ -11,7 +11,7 @@ from ....compiler.dependency import ParamSlice
 from .base import Scores, SliceCriterion
 from .weights import ElementSums
 
-_NORMS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm"})
+_NORMS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"})
 
 
 class BatchNormScale(SliceCriterion):
