@@ -184,7 +184,7 @@ def _masked_layer_norm(
 
 
 def _masked_rms_norm(x: Tensor, dims: int, kept: list[int], weight: Tensor | None, eps: float | None) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last ``dims`` axes, with the mean of the kept channels only.
+    """Return x / sqrt(mean(x^2) + eps) over the last ``dims`` axes, with the mean of the kept channels only.
 
     Zhang and Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019. Without ``eps`` it is that of x's dtype.
     """

@@ -92,7 +92,8 @@ WORDS: Final[dict[str, str]] = {
         "hardshrink softshrink tanhshrink softplus softsign threshold rrelu erf exp expm1 log log1p log2 sqrt rsqrt "
         "square abs neg sign sin cos tan sinh cosh asin acos atan floor ceil round trunc frac clamp clamp_min "
         "clamp_max clip reciprocal logit dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
-        "feature_dropout stochastic_depth returned_in_evaluation masked_fill addcmul addcdiv to float double half bfloat16 type_as nan_to_num "
+        "feature_dropout stochastic_depth returned_in_evaluation masked_fill addcmul addcdiv "
+        "to float double half bfloat16 type_as nan_to_num "
         "zeros_like ones_like empty_like rand_like randn_like full_like requires_grad logical_not isnan isinf positive "
         "quantize dequantize fake_quantize"
     ),
