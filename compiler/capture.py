@@ -34,6 +34,7 @@ from .ops import CLASSES
 from .program import TRAINING, InputSpec, Program, referenced_tree
 from .shapes import infer, is_tensor
 from .sized import Pair, SizedTracing, two_sizes
+from .spread_sizes import spread_sizes
 
 _REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
 """Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
@@ -223,7 +224,7 @@ def _trace_graph(
             else:
                 tracer = _Tracer(len(inputs), buffers=buffers)
             branched.clear()
-            with _training_flags(model, branched, mode):
+            with _training_flags(model, branched, mode), spread_sizes():
                 try:
                     return _with_plain_result(tracer.trace(model)), notes
                 except CompilerError:

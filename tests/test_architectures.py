@@ -21,7 +21,6 @@ from secateur.passes.quantize.quantize import Quantize
 from support.architectures import ARCHITECTURES
 from support.pruning import leaves, loss_of, prune
 
-UNCAPTURED = {"CoordConv": "a constant is expanded to the batch size, which follows the input"}
 HELD_BACK = {
     "WeightStandardisation": "the reason does not say that filters are normalised over what they read",
 }
@@ -30,8 +29,7 @@ NOTHING_GOES = ("TemporalConvNetNormed",)
 
 def every_architecture(**more: str) -> pytest.MarkDecorator:
     """Run a test on all of them; ``more`` are those that are known to fail it, and why."""
-    failing = {**UNCAPTURED, **more}
-    marks = {name: [pytest.mark.xfail(strict=True, reason=reason)] for name, reason in failing.items()}
+    marks = {name: [pytest.mark.xfail(strict=True, reason=reason)] for name, reason in more.items()}
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks.get(name, [])) for name in ARCHITECTURES])
 
 
