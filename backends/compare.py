@@ -20,8 +20,8 @@ from ..compiler.capture import trace
 from ..compiler.cost import measure
 from ..compiler.errors import CompilerError, OptionError
 from ..compiler.program import Program
+from ..compiler.spec import PassSpec, PipelineSpec, parse
 from ..passes.pipeline import PassPipeline
-from ..passes.spec import PassSpec, PipelineSpec, parse
 from .calibration import open_for
 from .compile import equip
 from .inputs import ModelInput

@@ -17,11 +17,11 @@ from torch import nn
 
 from ..compiler.capture import trace
 from ..compiler.errors import OptionError
+from ..compiler.options import spec_of
 from ..compiler.plan import Plan
 from ..compiler.program import Program, referenced_tree
 from ..passes.base import Pass, PassResult
 from ..passes.instruments import Instrument
-from ..passes.options import spec_of
 from ..passes.pipeline import PassPipeline
 from . import artefact, catalog, engines, report, weights_file
 from .checks import Checked, check, compose

@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..compiler.errors import OptionError
-from .options import build_pass, nearest, options_of
-from .spec import Option, PassSpec, PipelineSpec, parse
+from ..compiler.options import build_from, nearest, options_of
+from ..compiler.spec import Option, PassSpec, PipelineSpec, parse
 
 if TYPE_CHECKING:
     from .base import Pass
@@ -108,7 +108,7 @@ def build(pipeline: PipelineSpec) -> tuple[Pass, ...]:
     Raises:
         OptionError: A pass, a preset or an option is unknown, or a value is malformed.
     """
-    return tuple(build_pass(get(spec.name), spec) for spec in expand(pipeline))
+    return tuple(build_from(get(spec.name), spec) for spec in expand(pipeline))
 
 
 def expand(pipeline: PipelineSpec) -> PipelineSpec:

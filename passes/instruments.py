@@ -12,9 +12,9 @@ from time import perf_counter
 from typing import Protocol
 
 from ..compiler.errors import ArtefactError, InternalError
+from ..compiler.options import spec_of
 from ..compiler.program import Program
 from .base import Pass, PassResult
-from .options import spec_of
 
 
 class Instrument(Protocol):

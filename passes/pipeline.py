@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..compiler.errors import CompilerError, InternalError, OptionError
+from ..compiler.options import spec_of
 from ..compiler.plan import compose
+from ..compiler.spec import PipelineSpec, parse
 from . import catalog
 from .base import Contract, Pass, PassResult, Pruned, Remark
 from .instruments import Instrument, VerifyEach
-from .options import spec_of
-from .spec import PipelineSpec, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from secateur.compiler.errors import OptionError
+from secateur.compiler.options import options_of, spec_of
+from secateur.compiler.spec import PassSpec, parse
 from secateur.passes import catalog
 from secateur.passes.base import Pass
 from secateur.passes.catalog import PASSES, PRESETS, Entry, build, expand, get
-from secateur.passes.options import options_of, spec_of
-from secateur.passes.spec import PassSpec, parse
 from support.passes import AppendRelu, Nothing
 
 

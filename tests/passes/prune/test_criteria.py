@@ -9,7 +9,7 @@ from torch import nn
 
 from secateur.compiler.capture import trace
 from secateur.compiler.errors import OptionError, SourceError
-from secateur.passes.options import spec_of
+from secateur.compiler.options import spec_of
 from secateur.passes.pipeline import PassPipeline
 from secateur.passes.prune.criteria import CRITERIA, criterion
 from secateur.passes.prune.prune import Prune

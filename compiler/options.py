@@ -1,7 +1,7 @@
-"""Options as text: a pass from its spec, and a spec from a pass.
+"""Options as text: a pass from its spec, and a spec from a pass; and so for networks and training methods.
 
-The fields of a pass are its options. ``round_to: int = 1`` is written ``round-to=8``; the annotation says how the text
-is read. Known annotations: bool, int, float, str, ``Literal[...]``, ``tuple[T, ...]`` (separated by commas), and unions
+Whatever is chosen by text is a frozen dataclass with a ``name``; its fields are its options. ``round_to: int = 1`` is
+written ``round-to=8``; the annotation says how the text is read. Known annotations: bool, int, float, str, ``Literal[...]``, ``tuple[T, ...]`` (separated by commas), and unions
 with ``None`` (written ``none``). Any other field gives its own text form:
 
     layers: Mapping[str, float] = field(default_factory=dict, metadata={"parse": read_layers, "format": print_layers})
@@ -19,24 +19,42 @@ from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from ..compiler.errors import InternalError, OptionError
+from .errors import InternalError, OptionError
 from .spec import Option, PassSpec
 
 if TYPE_CHECKING:
     from dataclasses import Field
 
-    from .base import Pass
 
-PassT = TypeVar("PassT", bound="Pass")
+class Optioned(Protocol):
+    """What options belong to: a dataclass; ``kind``, if it has one, is what messages call it ("pass" otherwise)."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: ClassVar[str]
+
+
+OptionedT = TypeVar("OptionedT", bound=Optioned)
 
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 @dataclass(frozen=True)
 class OptionField:
-    """One option of a pass class: the field behind it and how its text is read and printed."""
+    """One option of a class: the field behind it and how its text is read and printed."""
 
     key: str
     """As written in pipeline text."""
@@ -46,7 +64,7 @@ class OptionField:
 
     @property
     def required(self) -> bool:
-        """Whether a pass cannot be built without it."""
+        """Whether nothing can be built without it."""
         return self.source.default is MISSING and self.source.default_factory is MISSING
 
     @property
@@ -80,8 +98,8 @@ class OptionField:
         return text
 
 
-def options_of(cls: type[Pass]) -> tuple[OptionField, ...]:
-    """Return the options that text can give to a pass, in the order of its fields."""
+def options_of(cls: type[Optioned]) -> tuple[OptionField, ...]:
+    """Return the options that text can give, in the order of the fields."""
     annotations = get_type_hints(cls)
     return tuple(
         OptionField(f.name.replace("_", "-"), f.name, annotations[f.name], f)
@@ -90,8 +108,8 @@ def options_of(cls: type[Pass]) -> tuple[OptionField, ...]:
     )
 
 
-def build_pass(cls: type[PassT], spec: PassSpec) -> PassT:
-    """Build a pass from what was written.
+def build_from(cls: type[OptionedT], spec: PassSpec) -> OptionedT:
+    """Build a pass, a network, a method from what was written.
 
     Raises:
         OptionError: An option is unknown, missing or malformed.
@@ -101,17 +119,17 @@ def build_pass(cls: type[PassT], spec: PassSpec) -> PassT:
     for key, text in spec.options:
         if key not in known:
             hint = nearest(key, known)
-            raise OptionError(f"pass '{cls.name}' has no option '{key}'", where=str(spec), hint=hint)
-        values[known[key].attribute] = _convert(cls.name, known[key], text, spec)
+            raise OptionError(f"{_title(cls)} has no option '{key}'", where=str(spec), hint=hint)
+        values[known[key].attribute] = _convert(_title(cls), known[key], text, spec)
     for option in known.values():
         if option.required and option.attribute not in values:
             hint = f"{cls.name}{{{option.key}=...}}: {option.expected}"
-            raise OptionError(f"pass '{cls.name}' needs the option '{option.key}'", where=str(spec), hint=hint)
+            raise OptionError(f"{_title(cls)} needs the option '{option.key}'", where=str(spec), hint=hint)
     return cls(**values)
 
 
-def spec_of(instance: Pass) -> PassSpec:
-    """Return the text form of a pass: the options that differ from their defaults, in the order of the fields.
+def spec_of(instance: Optioned) -> PassSpec:
+    """Return the text form of an instance: the options that differ from their defaults, in the order of the fields.
 
     Raises:
         OptionError: A value was given in Python that no text can express.
@@ -128,7 +146,7 @@ def spec_of(instance: Pass) -> PassSpec:
             options.append(Option(option.key, option.write(value)))
         except ValueError as error:
             raise OptionError(
-                f"option '{option.key}' of pass '{instance.name}' cannot be written as pipeline text: {error}",
+                f"option '{option.key}' of {_title(type(instance))} cannot be written as pipeline text: {error}",
                 where=f"{option.attribute}={value!r}",
                 hint=f"give {option.expected}",
             ) from error
@@ -143,12 +161,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"one of {', '.join(names)}" if names else "leave it out: there are none"
 
 
-def _convert(pass_name: str, option: OptionField, text: str | None, spec: PassSpec) -> Any:
+def _title(cls: type[Optioned]) -> str:
+    return f"{getattr(cls, 'kind', 'pass')} '{cls.name}'"
+
+
+def _convert(title: str, option: OptionField, text: str | None, spec: PassSpec) -> Any:
     if text is None:
         if option.annotation is bool:
             return True
         raise OptionError(
-            f"option '{option.key}' of pass '{pass_name}' needs a value: {option.expected}",
+            f"option '{option.key}' of {title} needs a value: {option.expected}",
             where=str(spec),
             hint=f"{option.key}=...",
         )
@@ -160,7 +182,7 @@ def _convert(pass_name: str, option: OptionField, text: str | None, spec: PassSp
         if get_origin(option.annotation) is Literal:
             hint = hint or nearest(text, map(_write, get_args(option.annotation)))
         raise OptionError(
-            f"option '{option.key}' of pass '{pass_name}' cannot be '{text}': {own_words}", where=str(spec), hint=hint
+            f"option '{option.key}' of {title} cannot be '{text}': {own_words}", where=str(spec), hint=hint
         ) from error
 
 

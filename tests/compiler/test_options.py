@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.compiler.errors import InternalError, OptionError
+from secateur.compiler.options import build_from, nearest, options_of, spec_of
 from secateur.compiler.program import Program
+from secateur.compiler.spec import PassSpec, parse
 from secateur.passes.base import Pass, PassResult
-from secateur.passes.options import build_pass, nearest, options_of, spec_of
-from secateur.passes.spec import PassSpec, parse
 
 
 def read_pair(text: str) -> tuple[int, int]:
@@ -52,7 +52,7 @@ class Load(Trim):
 
 def build(text: str) -> Trim:
     (spec,) = parse(text)
-    return build_pass(Trim, spec)
+    return build_from(Trim, spec)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_wrong_option_is_named_with_what_is_right(text: str, parts: list[str])
 
 def test_a_missing_required_option_is_named() -> None:
     with pytest.raises(OptionError, match="pass 'load' needs the option 'plan-file'"):
-        build_pass(Load, PassSpec("load"))
+        build_from(Load, PassSpec("load"))
 
 
 @pytest.mark.parametrize("instance", [Trim(only=("a,b",)), Trim(only=("",))])
@@ -153,7 +153,7 @@ def test_an_annotation_without_a_text_form_is_our_bug() -> None:
 
     (spec,) = parse("odd{table=1}")
     with pytest.raises(InternalError, match="needs a 'parse' and a 'format'"):
-        build_pass(Odd, spec)
+        build_from(Odd, spec)
 
 
 def test_options_describe_themselves() -> None:

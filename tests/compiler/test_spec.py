@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.compiler.errors import PipelineSyntaxError
-from secateur.passes.spec import Option, PassSpec, PipelineSpec, parse
+from secateur.compiler.spec import Option, PassSpec, PipelineSpec, parse
 
 WORDS = st.from_regex(r"[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,3}){0,2}", fullmatch=True)
 OPTIONS = st.builds(Option, WORDS, st.none() | st.text(max_size=12))
