@@ -81,7 +81,7 @@ def parser() -> ArgumentParser:
 
 
 def _add_model(sub: ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="torchvision name, example, module.path:callable, or artefact DIR")
+    sub.add_argument("model", metavar="MODEL", help="name (see list models), module.path:callable, or artefact DIR")
 
 
 def _add_source(sub: ArgumentParser) -> None:

@@ -11,9 +11,12 @@ def rows(what: str) -> list[tuple[str, str]]:
     """
     if what == "models":
         from ..compiler.sources import list_models
+        from ..compiler.zoo import NETWORKS
 
-        kinds = {"examples": "example with weights and data"}
-        return [(name, kinds.get(kind, kind)) for kind, models in list_models().items() for name in models]
+        said = {"examples": "example with weights and data"}
+        own = {name: f"zoo: {entry.summary}" for name, entry in NETWORKS.items()}
+        groups = list_models().items()
+        return [(name, own.get(name) or said.get(kind, kind)) for kind, models in groups for name in models]
     if what == "criteria":
         from ..passes.prune.criteria import CRITERIA
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from common import Json, portable
+from common import CIFAR_INPUT, Json, cifar_resnet, portable
 from deploy_worker import announce
 from int8_accuracy_worker import MEAN, STD
 
@@ -106,7 +106,6 @@ class Bench:
 
     def __init__(self, name: str, weights: Path, images: Path, count: int, test: int | None, tune: bool) -> None:
         """Build the model and read the test images."""
-        import cifar_resnet
         import torch
 
         from secateur.compiler.capture import trace
@@ -115,8 +114,8 @@ class Bench:
         announce("reading images")
         self.test = self._open("test", test, 0)
         self.tuning = self._open("train", TUNE.images, 1234) if tune else []
-        self.model = cifar_resnet.load(weights)
-        self.program = trace(self.model, torch.zeros(cifar_resnet.INPUT))
+        self.model = cifar_resnet(weights)
+        self.program = trace(self.model, torch.zeros(CIFAR_INPUT))
         self.dense = self.accuracy(self.model)
 
     def _open(self, split: str, limit: int | None, seed: int) -> Batches:
@@ -236,13 +235,12 @@ def torch_pruned(model: Any, criterion: str, scope: str, ratio: float, data: Bat
 
 def macs_of(module: nn.Module) -> int:
     """Count a module's multiply-accumulates by secateur's rules, whoever pruned it."""
-    import cifar_resnet
     import torch
 
     from secateur.compiler.capture import trace
     from secateur.compiler.cost import measure
 
-    return measure(trace(module, torch.zeros(cifar_resnet.INPUT))).macs
+    return measure(trace(module, torch.zeros(CIFAR_INPUT))).macs
 
 
 def train(module: nn.Module, data: Batches, seed: int, recipe: Recipe) -> None:

@@ -177,10 +177,21 @@ def fit_slope(sizes: Sequence[float], values: Sequence[float]) -> float:
 # -- models
 
 
+CIFAR_INPUT = (1, 3, 32, 32)
+
+
 def cifar_files(data: Path) -> dict[str, Path]:
     """Return model name -> file, for every CIFAR ResNet of which the data folder holds trained weights."""
     found = sorted(path for pattern in ("resnet*.th", "resnet*.pt") for path in (data / "cifar-resnets").glob(pattern))
     return {CIFAR_PREFIX + re.sub(r"-[0-9a-f]+$|_cifar", "", path.stem): path for path in found}
+
+
+def cifar_resnet(file: Path) -> nn.Module:
+    """Build the CIFAR ResNet that a file of weights belongs to, with these, in eval mode."""
+    from secateur.compiler import sources
+
+    depth = int(re.sub(r"\D.*", "", file.name.removeprefix("resnet")))
+    return sources.resolve(f"cifar-resnet{depth}", weights=str(file)).module
 
 
 def build(name: str, seed: int = 0) -> nn.Module:

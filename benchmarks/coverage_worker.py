@@ -23,7 +23,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from common import CIFAR_PREFIX, Json, build, cifar_files, portable, resident, settle, single_threaded
+from common import (
+    CIFAR_INPUT,
+    CIFAR_PREFIX,
+    Json,
+    build,
+    cifar_files,
+    cifar_resnet,
+    portable,
+    resident,
+    settle,
+    single_threaded,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -122,13 +133,12 @@ class Run:
         self.record["problems"] = problems(self.record, self.macs)
 
     def _model(self) -> tuple[nn.Module, Shapes]:
-        import cifar_resnet
 
         from secateur.compiler import vision
 
         if self.name.startswith(CIFAR_PREFIX):
             self.record["state"] = "trained"
-            return cifar_resnet.load(cifar_files(self.data)[self.name]), (cifar_resnet.INPUT,)
+            return cifar_resnet(cifar_files(self.data)[self.name]), (CIFAR_INPUT,)
         self.record["state"] = "random"
         model = build(self.name)
         shapes = vision.input_shapes(self.name, model)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import CIFAR_PREFIX, Json, build, cifar_files, portable, resident, settle
+from common import CIFAR_INPUT, CIFAR_PREFIX, Json, build, cifar_files, cifar_resnet, portable, resident, settle
 from coverage_worker import SENSITIVITY, TOLERANCE, check_shape, sensitivity
 
 if TYPE_CHECKING:
@@ -77,12 +77,11 @@ class Run:
         self.record["problems"] = problems(self.record)
 
     def _model(self) -> tuple[nn.Module, tuple[int, ...]]:
-        import cifar_resnet
 
         from secateur.compiler import vision
 
         if self.name.startswith(CIFAR_PREFIX):
-            return cifar_resnet.load(cifar_files(self.data)[self.name]), cifar_resnet.INPUT
+            return cifar_resnet(cifar_files(self.data)[self.name]), CIFAR_INPUT
         model = build(self.name)
         small = tuple(check_shape(self.name, vision.input_shapes(self.name, model)[0]))
         return settle(model, small), small

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from common import Json, cifar_files
+from common import CIFAR_INPUT, Json, cifar_files, cifar_resnet
 from deploy_worker import CLEAN, announce, quantize_static, run_pipeline
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class Model:
 
     def __init__(self, name: str, images: Path, data: Path, batch: int, folder: Path) -> None:
         """Build the model and read the test images; ``folder`` takes what quantizers write."""
-        import cifar_resnet
         import torch
 
         from secateur.compiler.capture import trace
@@ -54,7 +53,7 @@ class Model:
         announce("reading images")
         self.test = list(self._open("test", True, None, 0, batch))
         announce("folding")
-        original = trace(cifar_resnet.load(cifar_files(data)[name]), torch.zeros(cifar_resnet.INPUT))
+        original = trace(cifar_resnet(cifar_files(data)[name]), torch.zeros(CIFAR_INPUT))
         self.folded = run_pipeline(CLEAN, original)
         self.hits: dict[tuple[str, str, int], Hits] = {}
         """(method, engine, seed) -> which test images are classified correctly; of fp32 there is one seed."""

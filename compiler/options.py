@@ -1,8 +1,9 @@
 """Options as text: a pass from its spec, and a spec from a pass; and so for networks and training methods.
 
 Whatever is chosen by text is a frozen dataclass with a ``name``; its fields are its options. ``round_to: int = 1`` is
-written ``round-to=8``; the annotation says how the text is read. Known annotations: bool, int, float, str, ``Literal[...]``, ``tuple[T, ...]`` (separated by commas), and unions
-with ``None`` (written ``none``). Any other field gives its own text form:
+written ``round-to=8``; the annotation says how the text is read. Known annotations: bool, int, float, str,
+``Literal[...]``, ``tuple[T, ...]`` (separated by commas), and unions with ``None`` (written ``none``). Any other field
+gives its own text form:
 
     layers: Mapping[str, float] = field(default_factory=dict, metadata={"parse": read_layers, "format": print_layers})
 

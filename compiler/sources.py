@@ -7,31 +7,25 @@ Nothing is downloaded and nothing is written. Importing this file imports neithe
 from __future__ import annotations
 
 import difflib
-import importlib
-import operator
 import re
-import sys
-import sysconfig
-import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from . import examples
+from . import examples, user_code, zoo
 from .errors import SourceError
 
 if TYPE_CHECKING:
     from torch import nn
 
-Kind = Literal["torchvision", "callable", "example"]
+Kind = Literal["torchvision", "callable", "example", "zoo"]
 Shape = tuple[int, ...]
 
 _NAMES_FILE = Path(__file__).with_name("torchvision_models.txt")
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".pth.tar", ".pt2", ".onnx")
-_KINDS = "a torchvision name, an example's name, `module.path:callable` or an artefact directory"
+_KINDS = "a name (torchvision, zoo, example), `module.path:callable` or an artefact directory"
 _DEFAULT_SIZE, _DEFAULT_FRAMES, _DEFAULT_VIDEO_SIZE = 224, 16, 112
 
 
@@ -61,11 +55,13 @@ class ModelSource:
 
 
 def list_models() -> dict[str, tuple[str, ...]]:
-    """Return the names of models by group, without importing torch: ``{"examples": ..., "torchvision": ...}``.
+    """Return the names of models by group, without importing torch.
 
+    The groups are ``examples``, ``zoo`` and ``torchvision``.
     torchvision's are those of the newest supported version; an older one may lack some.
     """
-    return {"examples": examples.names(), "torchvision": tuple(_NAMES_FILE.read_text("utf-8").split())}
+    torchvision = tuple(_NAMES_FILE.read_text("utf-8").split())
+    return {"examples": examples.names(), "zoo": zoo.names(), "torchvision": torchvision}
 
 
 def is_artefact(model: str) -> bool:
@@ -78,7 +74,8 @@ def resolve(model: str, *, weights: str | None = None, seed: int = 0) -> ModelSo
     """Find or build a model.
 
     Args:
-        model: A torchvision name, the name of an embedded example, or ``module.path:callable``, whose module is looked
+        model: A torchvision name, the name of an embedded example or of a network of the zoo, which may be followed by
+            options (``cifar-vgg16{classes=100}``), or ``module.path:callable``, whose module is looked
             up in the current directory too and whose callable returns the model when called without arguments.
         weights: ``"none"``: random weights, or for a callable those it returned. ``"default"``: the weights that belong
             to the model. A name of published weights, such as ``"IMAGENET1K_V1"``. Or a file. ``None`` stands for
@@ -92,15 +89,17 @@ def resolve(model: str, *, weights: str | None = None, seed: int = 0) -> ModelSo
         return _from_example(model, weights or "default", seed)
     if model in list_models()["torchvision"]:
         return _from_torchvision(model, weights or "none", seed)
+    if zoo.is_name(model):
+        return _from_zoo(model, weights or "none", seed)
     _refuse_path(model)
-    if _CALLABLE.fullmatch(model):
+    if user_code.CALLABLE.fullmatch(model):
         return _from_callable(model, weights or "none", seed, Path.cwd())
     from . import vision
 
     # A newer torchvision than the list that we ship may know it.
     if vision.has_model(model):
         return _from_torchvision(model, weights or "none", seed)
-    names = [*examples.names(), *vision.model_names()]
+    names = [*examples.names(), *zoo.names(), *vision.model_names()]
     near = difflib.get_close_matches(model.lower(), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else f"MODEL is {_KINDS}. "
     raise SourceError(f"no model is called '{model}'", hint=f"{hint}`secateur list models` lists all names")
@@ -126,6 +125,8 @@ def rebuild(spec: Mapping[str, Any], *, weights: str | None = None) -> ModelSour
         source = _from_example(model, text, seed)
     elif kind == "torchvision":
         source = _from_torchvision(model, text, seed, member_name=spec.get("member"))
+    elif kind == "zoo":
+        source = _from_zoo(model, text, seed)
     elif kind == "callable":
         source = _from_callable(model, text, seed, directory)
     else:
@@ -208,14 +209,28 @@ def _from_torchvision(name: str, weights: str, seed: int, *, member_name: str | 
     )
 
 
+def _from_zoo(text: str, weights: str, seed: int) -> ModelSource:
+    network, file = zoo.network(text), _weights_file(text, weights)
+    with _seeded(seed):
+        module = network.build()
+    return ModelSource(
+        module=module.eval(),
+        name=text.partition("{")[0],
+        class_name=type(module).__name__,
+        kind="zoo",
+        input_shapes=(network.input_shape,),
+        spec=_spec("zoo", text, weights, seed, file, _load(module, file)),
+    )
+
+
 def _from_callable(text: str, weights: str, seed: int, directory: Path) -> ModelSource:
     file = _weights_file(text, weights)
-    with _importable(directory):
+    with user_code.importable(directory):
         # Seeded apart, for a module is executed once only, and what it draws must not shift what the callable draws.
         with _seeded(seed):
-            found = _find_callable(text, directory)
+            found = user_code.find_callable(text, directory)
         with _seeded(seed):
-            module = _call(text, found)
+            module = user_code.call(text, found)
     checksum = _load(module, file)
     name = text.rpartition(":")[2].rpartition(".")[2]
     words = [word for word in name.split("_") if word]
@@ -227,82 +242,6 @@ def _from_callable(text: str, weights: str, seed: int, directory: Path) -> Model
         input_shapes=_guess_shapes(module),
         spec={**_spec("callable", text, weights, seed, file, checksum), "directory": str(directory)},
     )
-
-
-def _find_callable(text: str, directory: Path) -> object:
-    path, _, attribute = text.partition(":")
-    importlib.invalidate_caches()  # the file may be newer than the last look at the directory
-    try:
-        namespace = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name and (path == error.name or path.startswith(f"{error.name}.")):
-            raise SourceError(
-                f"there is no Python module '{error.name}'",
-                where=text,
-                hint=f"run from the directory that holds it (looked in {directory} and in the installed packages)",
-            ) from error
-        raise _failure(f"importing '{path}'", text, error) from error
-    except (Exception, SystemExit) as error:
-        raise _failure(f"importing '{path}'", text, error) from error
-    try:
-        return operator.attrgetter(attribute)(namespace)
-    except AttributeError as error:
-        public = [name for name, value in vars(namespace).items() if callable(value) and not name.startswith("_")]
-        near = difflib.get_close_matches(attribute, public, n=3, cutoff=0.4) or sorted(public)[:5]
-        raise SourceError(
-            f"module '{path}' has no '{attribute}'",
-            where=str(getattr(namespace, "__file__", None) or text),
-            hint=f"it has {', '.join(near)}" if near else "it defines nothing that can be called",
-        ) from error
-
-
-def _call(text: str, found: object) -> nn.Module:
-    from torch import nn
-
-    if isinstance(found, nn.Module) or not callable(found):
-        kind = "a model already" if isinstance(found, nn.Module) else f"a {type(found).__name__}"
-        raise SourceError(
-            f"'{text}' is {kind}, not a callable that returns a model",
-            where=text,
-            hint="wrap it in a function without arguments that returns the model",
-        )
-    try:
-        module = cast("Callable[[], object]", found)()
-    except (Exception, SystemExit) as error:
-        raise _failure(f"calling '{text}' without arguments", text, error) from error
-    if not isinstance(module, nn.Module):
-        raise SourceError(
-            f"'{text}' returned a {type(module).__name__}, not a torch.nn.Module", where=text, hint="return the model"
-        )
-    return module
-
-
-def _failure(doing: str, text: str, error: BaseException) -> SourceError:
-    """Report what the user's own code raised, and on which of its lines."""
-    library = ("<frozen", sysconfig.get_path("stdlib"), __file__)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(library) and "site-packages" not in f.filename]
-    place = f"{own[-1].filename}, line {own[-1].lineno}" if own else text
-    if isinstance(error, SyntaxError):
-        place = f"{error.filename}, line {error.lineno}"
-    detail = " ".join(str(error).split())
-    return SourceError(
-        f"{doing} failed: {type(error).__name__}" + (f": {detail[:300]}" if detail else ""),
-        where=place,
-        hint="run it in Python by itself first; --debug shows the whole traceback",
-    )
-
-
-@contextmanager
-def _importable(directory: Path) -> Generator[None]:
-    """Let Python import from ``directory`` first, as it does when run there, and only for this while."""
-    entry = str(directory)
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        if entry in sys.path:
-            sys.path.remove(entry)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
+from .. import zoo
 from ..errors import MissingExtraError, OptionError, SourceError
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def default_for(
     """Return how images are prepared for a model when the user says nothing.
 
     1. Published torchvision weights: their own transforms; resize and crop in proportion if the input has another size.
-    2. An embedded example: its own mean and std.
+    2. An embedded example: its own mean and std. A network of the zoo for 32 x 32 images: CIFAR-10's.
     3. Else ImageNet's mean and std.
 
     In the last two cases images are resized to the input's longer side / 0.875, and the centre is cropped, unless they
@@ -286,6 +287,8 @@ def _statistics(spec: Mapping[str, Any], channels: int) -> tuple[tuple[float, ..
         example = examples.load(str(spec.get("model")))
         if len(example.mean) == channels:
             return example.mean, example.std
+    if spec.get("kind") == "zoo" and str(spec.get("model")).startswith("cifar-"):
+        return zoo.CIFAR_MEAN, zoo.CIFAR_STD
     if channels != len(IMAGENET_MEAN):
         raise OptionError(
             "no mean and std are known for grey images",

@@ -163,7 +163,18 @@ class Selection:
             kept[inner] = place < (offered - self._sizes + quota)[cells]
             kept |= self._always
         kept &= allowed
-        return kept & ~(subsets.unread(kept) & ~self._always)
+        kept &= ~subsets.unread(kept) | self._always
+        kept[self._last_in_front(kept, subsets)] = True
+        return kept
+
+    def _last_in_front(self, kept: Bools, subsets: Subsets) -> list[int]:
+        """Return the best of every cell in front of cuts that nobody reads anything of: a layer gives one at least."""
+        inside = self._cell >= 0
+        left = np.bincount(self._cell[inside], weights=kept[inside], minlength=len(self._members))
+        behind = np.zeros(len(self._members), dtype=np.bool_)
+        behind[self._cell[subsets.inner][self._cell[subsets.inner] >= 0]] = True
+        empty = [self._members[cell] for cell in np.flatnonzero((left == 0) & ~behind)]
+        return [int(cell[self._place[cell].argmin()]) for cell in empty]
 
     def leave_whole(self, wanted: Bools, stays: Bools) -> bool:
         """Lower blocks no more of which all stays that can, although less was wanted; tell whether there are any."""

@@ -142,7 +142,7 @@ def test_unknown_names() -> None:
     assert "did you mean resnet18 or" in str(error)
     assert "secateur list models" in str(error)
     assert "digits" in str(error_of("digit"))
-    assert "MODEL is a torchvision name, an example's name, `module.path:callable`" in str(error_of("qqqqqqqq"))
+    assert "MODEL is a name (torchvision, zoo, example), `module.path:callable`" in str(error_of("qqqqqqqq"))
 
 
 def test_a_listed_name_that_this_torchvision_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
