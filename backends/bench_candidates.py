@@ -62,7 +62,7 @@ def load(
 
 def _original(source: Mapping[str, Any], where: str) -> Any:
     try:
-        return rebuild(source)
+        return rebuild(source, Path(where))
     except (KeyError, TypeError) as error:
         raise ArtefactError(f"report.json is damaged: {error!r}", where=str(Path(where) / "report.json")) from error
 

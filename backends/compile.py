@@ -57,6 +57,7 @@ class Compiled:
         *,
         emit: Iterable[str] = ("python",),
         force: bool = False,
+        extra: Mapping[str, bytes] | None = None,
         progress: Progress = _silent,
     ) -> Path:
         """Write the artefact, all of it or nothing.
@@ -65,6 +66,7 @@ class Compiled:
             directory: Where it will stand.
             emit: Backends, see ``secateur list backends``. Weights, plan and report are always written.
             force: Replace an artefact that stands there already.
+            extra: Other files that belong to it.
             progress: Told what is being written.
 
         Returns:
@@ -94,6 +96,7 @@ class Compiled:
         for name in wanted:
             if catalog.BACKENDS[name].engine:
                 files[catalog.BACKENDS[name].file] = partial(self._emit, name, record, progress)
+        files |= extra or {}
         # Last, because it tells what happened to the others.
         files["report.json"] = lambda path: _write(path, _json({**record, "files": _sizes(path.parent)}))
         artefact.write(directory, files, force=force)

@@ -133,7 +133,7 @@ def accuracy(source: Mapping[str, Any] | None, before: nn.Module, after: nn.Modu
 
 def example_of(source: Mapping[str, Any] | None) -> str | None:
     """Return the embedded example that a model comes from, over any number of earlier compilations."""
-    while source is not None and source.get("kind") == "artefact":
+    while source is not None and source.get("kind") in ("artefact", "trained"):
         source = source.get("source")
     return str(source["model"]) if source is not None and source.get("kind") == "example" else None
 

@@ -70,7 +70,7 @@ def verify(directory: str | Path, *, progress: Callable[[str], None] = lambda te
     progress("building the original again")
     original = _original(report, directory)
     seed, text = _seed(report), str(report.get("pipeline", ""))
-    passes = PassPipeline.parse(text)
+    passes = PassPipeline.parse(text) if text else PassPipeline(())
     passes = PassPipeline(pass_.recall(record) for pass_, record in zip(passes.passes, _records(report), strict=False))
     stored = weights_file.read(directory / "model.safetensors")
     if any(pass_.contract is not Contract.MASKED for pass_ in passes.passes):
@@ -127,7 +127,7 @@ def _original(report: Mapping[str, Any], directory: Path) -> Program:
             where=str(directory / "report.json"),
             hint="in Python: secateur.compiler.proof.prove(secateur.trace(original, inputs), secateur.load(DIR), plan)",
         )
-    module = rebuild(cast("Mapping[str, Any]", source))
+    module = rebuild(cast("Mapping[str, Any]", source), directory)
     try:
         inputs = [torch.zeros(i["shape"], dtype=getattr(torch, i["dtype"])) for i in report["inputs"]]
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -135,12 +135,18 @@ def _original(report: Mapping[str, Any], directory: Path) -> Program:
     return trace(module, inputs)
 
 
-def rebuild(source: Mapping[str, Any]) -> nn.Module:
+def rebuild(source: Mapping[str, Any], place: Path) -> nn.Module:
     """Build the model that a report's ``source`` records.
+
+    Args:
+        source: The record.
+        place: The artefact that the report belongs to, which holds what a network was trained to.
 
     Raises:
         CompilerError: It is gone, or has changed.
     """
+    if source.get("kind") == "trained":
+        return _trained(source, place)
     if source.get("kind") != "artefact":
         from ..compiler import sources
 
@@ -152,6 +158,21 @@ def rebuild(source: Mapping[str, Any]) -> nn.Module:
         raise ArtefactError(
             "the artefact that was compiled from is not what it was then", where=str(weights), hint="compile it again"
         )
+    return module
+
+
+def _trained(source: Mapping[str, Any], place: Path) -> nn.Module:
+    """Build a network as it was when training ended: what it was made of, with the weights in the artefact."""
+    module = rebuild(source["source"], place)
+    file = place / str(source["weights_file"])
+    checksum = source.get("weights_sha256")
+    if checksum is not None and file_sha256(file) != checksum:
+        raise ArtefactError("the trained weights are not those that were compiled", where=str(file))
+    state, known = weights_file.read(file), module.state_dict()
+    try:
+        module.load_state_dict({name: tensor for name, tensor in state.items() if name in known}, strict=False)
+    except RuntimeError as error:
+        raise ArtefactError("the trained weights do not fit the network", where=str(file)) from error
     return module
 
 

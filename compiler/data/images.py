@@ -137,11 +137,31 @@ def open_images(
     pillow = import_pillow()
 
     def item(label: int, file: Path) -> Item:
-        return Item(str(file), label, lambda: preprocess.apply(_decode(file, pillow), where=str(file)))
+        return Item(str(file), label, lambda: preprocess.apply(decode(file, pillow), where=str(file)))
 
     chosen = _balanced(list(by_class.values()), limit, seed)
     items = tuple(item(label, file) for label, file in chosen)
     return ImageSet(data, tuple(by_class) if labelled else None, items, batch_size)
+
+
+def find_files(
+    data: str, *, limit: int | None = None, seed: int = 0
+) -> tuple[tuple[str, ...], tuple[tuple[int, Path], ...]]:
+    """Find labelled images in a folder with a folder per class, without opening them.
+
+    Args:
+        data: The folder.
+        limit: See :func:`open_images`.
+        seed: Determines which images a limit chooses, and the order.
+
+    Returns:
+        Class names in the order of their labels; (label, file) of every image.
+
+    Raises:
+        SourceError: See :func:`open_images`.
+    """
+    by_class = _find(data, labelled=True)
+    return tuple(by_class), tuple(_balanced(list(by_class.values()), limit, seed))
 
 
 def default_preprocess(data: str, *, spec: Mapping[str, Any] | None, input_shape: Sequence[int]) -> Preprocess:
@@ -326,7 +346,12 @@ def _size(file: Path) -> tuple[int, int]:
         raise _undecodable(file, error) from error
 
 
-def _decode(file: Path, pillow: Any) -> Image.Image:
+def decode(file: Path, pillow: Any) -> Image.Image:
+    """Return an image.
+
+    Raises:
+        SourceError: It cannot be decoded.
+    """
     try:
         with pillow.open(file) as image:
             image.load()

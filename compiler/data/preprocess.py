@@ -20,6 +20,8 @@ from .. import zoo
 from ..errors import MissingExtraError, OptionError, SourceError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
@@ -142,11 +144,21 @@ class Preprocess:
         import numpy as np
         import torch
 
-        ready = self._cropped(self._resized(_convert(image, _MODES[self.channels], where)), where)
         # In numpy, for images are read in threads, and each of them would start torch's own threads.
-        values = np.asarray(ready, dtype=np.float32).reshape(ready.height, ready.width, self.channels) / np.float32(255)
+        values = np.asarray(self.pixels(image, where=where), dtype=np.float32) / np.float32(255)
         values = (values - np.array(self.mean, dtype=np.float32)) / np.array(self.std, dtype=np.float32)
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+    def pixels(self, image: Image.Image, *, where: str | None = None) -> NDArray[np.uint8]:
+        """Resize and crop only: uint8 (H, W, C). Errors are those of :meth:`apply`."""
+        import numpy as np
+
+        ready = self._cropped(self._resized(self.converted(image, where=where)), where)
+        return np.asarray(ready, dtype=np.uint8).reshape(ready.height, ready.width, self.channels)
+
+    def converted(self, image: Image.Image, *, where: str | None = None) -> Image.Image:
+        """Return an image in colour or grey, as the model takes it."""
+        return _convert(image, _MODES[self.channels], where)
 
     def _resized(self, image: Image.Image) -> Image.Image:
         if self.resize is None:
@@ -229,7 +241,7 @@ def default_for(
             hint="images give Nx3xHxW (colour) or Nx1xHxW (grey)",
         )
     size = (int(input_shape[2]), int(input_shape[3]))
-    while spec is not None and spec.get("kind") == "artefact":  # compiled from an artefact
+    while spec is not None and spec.get("kind") in ("artefact", "trained"):  # what it was made from says it
         spec = spec.get("source")
     published = _published(spec or {})
     if published is not None and published.channels == input_shape[1]:
