@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from .backends import language
+from .backends.progress import Progress
 from .compiler.errors import ArtefactError, CompilerError, InternalError, OptionError, ProofError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _compile(arguments: Namespace) -> int:
 
 
 def _calibration(
-    arguments: Namespace, model: ModelInput, pipeline: PassPipeline, progress: _Progress
+    arguments: Namespace, model: ModelInput, pipeline: PassPipeline, progress: Progress
 ) -> Calibration | None:
     """Open what --data names, for the passes that calibrate."""
     from .backends import calibration
@@ -139,7 +140,7 @@ def _calibration(
     return found
 
 
-def _instruments(arguments: Namespace, progress: _Progress) -> tuple[list[Instrument], TimePasses]:
+def _instruments(arguments: Namespace, progress: Progress) -> tuple[list[Instrument], TimePasses]:
     from .passes.instruments import DumpEach, PrintAfter, TimePasses
 
     timing = TimePasses()
@@ -179,7 +180,7 @@ def _explain(arguments: Namespace) -> int:
     return 0
 
 
-def _analysed(arguments: Namespace, progress: _Progress) -> tuple[Any, Any]:
+def _analysed(arguments: Namespace, progress: Progress) -> tuple[Any, Any]:
     from .compiler.analysis import analyze
     from .compiler.capture import trace
 
@@ -187,7 +188,7 @@ def _analysed(arguments: Namespace, progress: _Progress) -> tuple[Any, Any]:
     progress(f"tracing {model.class_name}")
     program = trace(model.module, model.example_inputs(), name=model.class_name)
     progress("analysing channel dependencies")
-    return program, analyze(program)
+    return program, analyze(program, whole_cells=arguments.cells == "drop")
 
 
 def _verify(arguments: Namespace) -> int:
@@ -286,6 +287,24 @@ def _study(arguments: Namespace) -> int:
     return 0
 
 
+def _train(arguments: Namespace) -> int:
+    _check_folders(arguments.output)
+    with _progress(arguments) as progress:
+        progress("starting")
+        from .backends.training import command
+
+        report = command.run(arguments, progress)
+    if report is None:  # on all processes but the first
+        return 0
+    if arguments.json:
+        _print_json({"directory": str(arguments.output), **report})
+        return 0
+    from .backends.training.table import table
+
+    _show(_console(), table(report, str(arguments.output)))
+    return 0
+
+
 def _check_folders(*files: Path | None) -> None:
     """Complain, before anything takes long, about files that could not be written."""
     for file in files:
@@ -312,7 +331,7 @@ def _list(arguments: Namespace) -> int:
     return 0
 
 
-def _model(arguments: Namespace, progress: _Progress) -> ModelInput:
+def _model(arguments: Namespace, progress: Progress) -> ModelInput:
     from .backends import inputs
 
     progress(f"loading {arguments.model}")
@@ -333,6 +352,7 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], int]]] = {
     "evaluate": _evaluate,
     "sensitivity": _study,
     "compare": _study,
+    "train": _train,
     "list": _list,
 }
 
@@ -340,44 +360,14 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], int]]] = {
 # -- talking
 
 
-class _Progress:
-    """Says on stderr what is going on: a spinner on a terminal, else a line for each step."""
-
-    def __init__(self, console: Console | None, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._status = console.status("") if console is not None and not quiet else None
-        if self._status is not None:
-            self._status.start()
-
-    def __call__(self, text: str) -> None:
-        if self._status is not None:
-            self._status.update(text)
-        elif not self._quiet and text != "starting":
-            print(f"secateur: {text}", file=sys.stderr)
-
-    def log(self, text: str) -> None:
-        """Print a message that stays."""
-        if self._quiet:
-            return
-        if self._status is not None:
-            self._status.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, file=sys.stderr)
-
-    def stop(self) -> None:
-        """Take the spinner away."""
-        if self._status is not None:
-            self._status.stop()
-
-
 @contextmanager
-def _progress(arguments: Namespace) -> Generator[_Progress]:
+def _progress(arguments: Namespace) -> Generator[Progress]:
     console: Console | None = None
     if sys.stderr.isatty():
         from rich.console import Console
 
         console = Console(stderr=True)
-    progress = _Progress(console, quiet=arguments.quiet)
+    progress = Progress(lambda text: print(text, file=sys.stderr), console, quiet=arguments.quiet)
     try:
         yield progress
     finally:

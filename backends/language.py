@@ -14,9 +14,10 @@ from typing import Final, NoReturn
 
 from .. import __version__
 from ..compiler.errors import OptionError
+from . import language_train
 
 FORMATS: Final = ("text", "json", "dot", "graphml", "html", "svg")
-LISTS: Final = ("models", "passes", "criteria", "backends", "presets")
+LISTS: Final = ("models", "passes", "criteria", "methods", "backends", "presets")
 CALIBRATION_IMAGES: Final = 512
 
 
@@ -70,6 +71,7 @@ def parser() -> ArgumentParser:
         ("evaluate", "Measure top-1 and top-5 accuracy", _add_evaluate),
         ("sensitivity", "Measure how much each group of channels matters, narrowed alone", _add_sensitivity),
         ("compare", "Compare criteria, scopes and pipelines on one model and data", _add_compare),
+        ("train", "Train, fine-tune, prune softly or slim a network", _add_train),
         ("list", "List what there is", _add_list),
     ):
         sub = commands.add_parser(name, help=help_text, description=f"{help_text}.", allow_abbrev=False)
@@ -123,9 +125,19 @@ def _add_compile(sub: ArgumentParser) -> None:
     sub.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the artefact")
 
 
+def _add_cells(sub: ArgumentParser) -> None:
+    sub.add_argument(
+        "--cells",
+        choices=("shrink", "drop"),
+        default="shrink",
+        help="what becomes of attention heads and groups: they shrink alike (default), or whole ones go",
+    )
+
+
 def _add_inspect(sub: ArgumentParser) -> None:
     _add_model(sub)
     _add_source(sub)
+    _add_cells(sub)
     sub.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     sub.add_argument("-o", "--output", metavar="FILE", type=Path, help="write there instead of to stdout")
 
@@ -135,6 +147,7 @@ def _add_explain(sub: ArgumentParser) -> None:
     sub.add_argument("layer", metavar="LAYER")
     sub.add_argument("other", metavar="LAYER", nargs="?")
     _add_source(sub)
+    _add_cells(sub)
     _add_json(sub)
 
 
@@ -202,6 +215,14 @@ def _add_study(sub: ArgumentParser) -> None:
     sub.add_argument("--threads", metavar="N", type=_positive, default=2, help="default: 2")
     sub.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw the results there")
     _add_json(sub)
+
+
+def _add_train(sub: ArgumentParser) -> None:
+    _add_model(sub)
+    _add_source(sub)
+    _add_data(sub, required=True, help_text="class folders, train/ and test/ with these, CIFAR's files, or an example")
+    language_train.add_train(sub, _positive)
+    _add_json(sub, ": the report")
 
 
 def _add_list(sub: ArgumentParser) -> None:

@@ -1,0 +1,34 @@
+"""What a training run gave, for a person to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+
+def table(report: Mapping[str, Any], directory: str) -> RenderableType:
+    """Return the summary of a run.
+
+    Args:
+        report: The content of report.json.
+        directory: Where the artefact stands.
+    """
+    run, after = report["training"], report["after"]
+    data, before, best = run["data"], run["before"].get("top1"), run["best"]
+    mean = f"mean of the last 5 epochs {run['mean_of_last_5']:.2f} %"
+    rows = [
+        ("data", f"{data['images']:,} images of {data['data']}, {data['test_images']:,} to test on"),
+        ("before", f"top-1 {before:.2f} %" if before is not None else "not measured"),
+        ("after", f"top-1 {run['top1']:.2f} %; {mean}"),
+        ("best", f"top-1 {best['top1']:.2f} % after epoch {best['epoch']}" if best else "-"),
+        ("methods", ", ".join(run["methods"]) or "none"),
+        ("size", f"{after['params']:,} parameters, {after['macs']:,} MACs"),
+        ("written", directory),
+    ]
+    made = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        made.add_row(f"  {name}", value)
+    return Group(f"{report['name']}: trained for {run['epochs']} epochs in {run['seconds']:,.0f} s", made)
