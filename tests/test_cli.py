@@ -163,7 +163,7 @@ def test_explain(run: Run) -> None:
 @pytest.mark.parametrize(
     ("what", "text"),
     [
-        ("models", "digits  (example with weights and data)\nalexnet"),
+        ("models", "digits  (example with weights and data)\ncifar-vgg11  (zoo: "),
         ("passes", " remove the least important channels, within a budget\n"),
         ("criteria", "l2               Euclidean norm"),
         ("backends", "pt2       writes model.pt2: torch.export program"),
