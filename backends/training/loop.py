@@ -169,8 +169,7 @@ class _Loop:
     def _placed(self, teacher: nn.Module | None) -> nn.Module | None:
         if teacher is None:
             return None
-        teacher.eval().requires_grad_(requires_grad=False)
-        return teacher.to(self.fabric.device)
+        return teacher.eval().to(self.fabric.device)
 
     def run_all(self) -> History:
         self._resume()
