@@ -288,7 +288,6 @@ def _study(arguments: Namespace) -> int:
 
 
 def _train(arguments: Namespace) -> int:
-    _check_folders(arguments.output)
     with _progress(arguments) as progress:
         progress("starting")
         from .backends.training import command

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..compiler.errors import OptionError
 from ..compiler.options import build_from, nearest, options_of
 from ..compiler.spec import Option, PassSpec, PipelineSpec, parse
+from .presets import PRESETS
 
 if TYPE_CHECKING:
     from .base import Pass
@@ -51,41 +52,6 @@ PASSES: dict[str, Entry] = {
     "quantize": Entry(".quantize.quantize:Quantize", "quantize weights and activations to int8, after training"),
     "convert": Entry(".quantize.convert:Convert", "after quantization-aware training, make integers"),
     "eliminate-dead-code": Entry(".eliminate_dead_code:EliminateDeadCode", "remove what no output depends on"),
-}
-
-# Preset name (without its "@") -> pipeline text. The order of a preset's passes is explained by a comment above it.
-PRESETS: dict[str, str] = {
-    # 1. Prune first, while layers and their norms are those that were trained: criteria and proof are about them.
-    #    Widths in multiples of 16, which the fast kernels of CPU engines need; without them a net with fewer channels
-    #    can be the slower one.
-    # 2. What only training needs goes next (dropout, stochastic depth), so that a norm stands right behind the layer
-    #    that it folds into; so does what depends on no input, whatever is folded later.
-    # 3. Norms are folded: a quantized net must see the weights that it will run with, and one rounding less.
-    # 4. Only then is it plain which channels are constant: a norm of scale 0 has become a row of zeros with a bias.
-    # 5. Quantization last: nothing before it can work on integers, and its ranges hold for these weights only.
-    "compact": (
-        "prune{macs=0.5 round-to=16},eliminate-identity,fold-constants,fold-bn,eliminate-dead-channels{border=merge},"
-        "quantize"
-    ),
-    # The most accuracy at a cost that there is without training; wants calibration images (a thousand), no labels.
-    # 1. What a channel costs once its readers are refitted decides which go, and how many of each layer: the scores are
-    #    losses, so that one knapsack over all widths spends the budget where it hurts least; layers that share what
-    #    they read may each do without other channels of it, where that is worth a copy.
-    # 2. Layers are refitted one after the other, each on what the pruned layers before it really give,
-    # 3. then the layers of a block together, from there: alone they cannot make up for one another.
-    # 4. Clean-up last. Folding rounds weights and takes away the norms that refitting relies on.
-    "one-shot": (
-        "prune{macs=0.7 criterion=reconstruction scope=knapsack select=paying},reconstruct,reconstruct-blocks,"
-        "eliminate-identity,fold-constants,fold-bn,eliminate-dead-channels{border=merge}"
-    ),
-    # The same without any data.
-    # 1. Filters that others can stand in for go first (their distance from all others is smallest), by a knapsack.
-    # 2. Behind a batch norm the mean of what was removed is known, and goes into the biases of its readers.
-    # 3. Clean-up last, since absorbing reads those batch norms.
-    "data-free": (
-        "prune{macs=0.7 criterion=fpgm scope=knapsack},absorb,"
-        "eliminate-identity,fold-constants,fold-bn,eliminate-dead-channels{border=merge}"
-    ),
 }
 
 

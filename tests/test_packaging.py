@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ("compiler", "passes", "backends")
 CHECKED = (*SHIPPED, "tests", "benchmarks")
 MAX_LINES = 400
-FRAMEWORK = {"__init__", "base", "catalog", "edit", "instruments", "patterns", "pipeline", "slicing"}
+FRAMEWORK = {"__init__", "base", "catalog", "edit", "instruments", "patterns", "pipeline", "presets", "slicing"}
 """Modules of passes/ that are not passes."""
 
 

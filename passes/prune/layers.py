@@ -1,7 +1,8 @@
-"""Layer patterns: ``include=``, ``exclude=`` and ``layers=conv1:0.5,layer1.*:0.25``.
+"""Layer patterns: ``include=``, ``exclude=`` and ``layers=conv1:0.5,conv2:32,layer1.*:0.25``.
 
-A pattern is a layer's name, the name of a module that contains it, or a shell pattern. What is given for a layer
-holds for everything coupled with it; an exact name outranks a pattern.
+A number below 1 is the fraction of a layer's output channels that go, a whole one says how many. A pattern is a layer's
+name, the name of a module that contains it, or a shell pattern. What is given for a layer holds for everything coupled
+with it; an exact name outranks a pattern.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def _layers(group: ChannelGroup) -> tuple[str, ...]:
 
 
 def parse_layers(text: str) -> dict[str, float]:
-    """Read ``conv1:0.5,layer1.*:0.25`` (fraction removed).
+    """Read ``conv1:0.5,conv2:32,layer1.*:0.25``: fractions and counts of what is removed.
 
     Raises:
         ValueError: Not of that form, or out of range.
@@ -57,8 +58,8 @@ def parse_layers(text: str) -> dict[str, float]:
         except ValueError:
             colon = ""
             ratio = 0.0
-        if not colon or not pattern or not 0.0 <= ratio < 1.0:
-            raise ValueError(f"expected layer:fraction with 0 <= fraction < 1, found {item!r}")
+        if not colon or not pattern or not (0.0 <= ratio < 1.0 or ratio == ratio // 1 > 0):
+            raise ValueError(f"expected layer:fraction (0 <= fraction < 1) or layer:count, found {item!r}")
         if pattern in found:
             raise ValueError(f"{pattern!r} is given twice")
         found[pattern] = ratio
@@ -74,7 +75,8 @@ def ratio_for(group: ChannelGroup, layers: Mapping[str, float]) -> float | None:
     """Return the fraction to remove from a group; ``None`` when no pattern means any of its layers.
 
     Raises:
-        OptionError: Coupled layers are given different fractions by equally exact patterns.
+        OptionError: Coupled layers are given different numbers by equally exact patterns, or more channels are to go
+            than a layer has.
     """
     exact = {p: r for p, r in layers.items() if p in group.layers}
     loose = {p: r for p, r in layers.items() if any(matches(p, layer) for layer in group.layers)}
@@ -82,8 +84,17 @@ def ratio_for(group: ChannelGroup, layers: Mapping[str, float]) -> float | None:
     if len(set(chosen.values())) > 1:
         given = ", ".join(f"{p}:{r:g}" for p, r in chosen.items())
         raise OptionError(
-            f"coupled layers are given different fractions: {given}",
+            f"coupled layers are given different numbers: {given}",
             where=f"group {group.name}: {', '.join(group.layers[:6])}{' ...' if len(group.layers) > 6 else ''}",
-            hint="give them the same fraction, or name one layer of the group exactly",
+            hint="give them the same number, or name one layer of the group exactly",
         )
-    return next(iter(chosen.values())) if chosen else None
+    number = next(iter(chosen.values())) if chosen else None
+    if number is None or number < 1.0:
+        return number
+    if number >= group.width:
+        raise OptionError(
+            f"{number:g} channels cannot go: there are {group.width}, and one stays at least",
+            where=f"group {group.name}",
+            hint=f"{next(iter(chosen))}:{group.width - 1} at most",
+        )
+    return number / group.width

@@ -111,7 +111,7 @@ class SoftPruning(Callback):
         options = self.options
         for pattern, rate in options.layers.items():
             if any(matches(pattern, layer) for layer in group.layers):
-                return rate
+                return rate if rate < 1 else rate / group.width
         return 0.0 if options.shortcut == "avoid" and group.name in self.filters.on_shortcuts else options.rate
 
     def after_epoch(self, run: Run) -> None:

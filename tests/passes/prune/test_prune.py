@@ -127,7 +127,7 @@ def test_coupled_layers_shrink_along_with_a_note(net: Program) -> None:
 
 
 def test_contradicting_fractions_are_refused(net: Program) -> None:
-    with pytest.raises(OptionError, match=r"different fractions: (stem.0:0.5, a.0:0.25|a.0:0.25, stem.0:0.5)"):
+    with pytest.raises(OptionError, match=r"different numbers: (stem.0:0.5, a.0:0.25|a.0:0.25, stem.0:0.5)"):
         Prune(layers={"stem.0": 0.5, "a.0": 0.25}).run(net)
 
 
