@@ -13,13 +13,13 @@ from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from .backends import language
+from .backends.outputs import check_folders, write
 from .backends.progress import Progress
-from .compiler.errors import ArtefactError, CompilerError, InternalError, OptionError, ProofError
+from .compiler.errors import CompilerError, InternalError, ProofError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -153,7 +153,7 @@ def _instruments(arguments: Namespace, progress: Progress) -> tuple[list[Instrum
 
 
 def _inspect(arguments: Namespace) -> int:
-    _check_folders(arguments.output)
+    check_folders(arguments.output)
     with _progress(arguments) as progress:
         progress("starting")
         from .compiler import render
@@ -164,7 +164,7 @@ def _inspect(arguments: Namespace) -> int:
     if arguments.output is None:
         print(text)
         return 0
-    _write(arguments.output, text + "\n")
+    write(arguments.output, text + "\n")
     return 0
 
 
@@ -273,13 +273,13 @@ def _bench(arguments: Namespace) -> int:
 
 
 def _study(arguments: Namespace) -> int:
-    _check_folders(arguments.output, arguments.plot)
+    check_folders(arguments.output, arguments.plot)
     with _progress(arguments) as progress:
         progress("starting")
         from .backends import studies
 
         found = studies.run(arguments, _model(arguments, progress), progress)
-        _write(arguments.plot, found.plot)
+        write(arguments.plot, found.plot)
     if arguments.json:
         _print_json(found.content)
     else:
@@ -304,20 +304,18 @@ def _train(arguments: Namespace) -> int:
     return 0
 
 
-def _check_folders(*files: Path | None) -> None:
-    """Complain, before anything takes long, about files that could not be written."""
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
-            raise OptionError("there is no such directory", where=str(file.absolute().parent), hint="make it first")
+def _experiment(arguments: Namespace) -> int:
+    with _progress(arguments) as progress:
+        progress("starting")
+        from .backends.training.command import experiment
+        from .backends.training.table import stages
 
-
-def _write(file: Path | None, content: str) -> None:
-    if file is None:
-        return
-    try:
-        file.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise ArtefactError(f"cannot write: {error.strerror}", where=str(file)) from error
+        results = experiment(arguments, progress)
+    if arguments.json:
+        _print_json(results)
+    else:
+        _show(_console(), stages(results, str(arguments.output)))
+    return 0
 
 
 def _list(arguments: Namespace) -> int:
@@ -352,6 +350,7 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], int]]] = {
     "sensitivity": _study,
     "compare": _study,
     "train": _train,
+    "experiment": _experiment,
     "list": _list,
 }
 

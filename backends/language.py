@@ -17,7 +17,7 @@ from ..compiler.errors import OptionError
 from . import language_train
 
 FORMATS: Final = ("text", "json", "dot", "graphml", "html", "svg")
-LISTS: Final = ("models", "passes", "criteria", "methods", "backends", "presets")
+LISTS: Final = ("models", "passes", "criteria", "methods", "experiments", "backends", "presets")
 CALIBRATION_IMAGES: Final = 512
 
 
@@ -72,6 +72,7 @@ def parser() -> ArgumentParser:
         ("sensitivity", "Measure how much each group of channels matters, narrowed alone", _add_sensitivity),
         ("compare", "Compare criteria, scopes and pipelines on one model and data", _add_compare),
         ("train", "Train, fine-tune, prune softly or slim a network", _add_train),
+        ("experiment", "Repeat an experiment of a paper, stage by stage", _add_experiment),
         ("list", "List what there is", _add_list),
     ):
         sub = commands.add_parser(name, help=help_text, description=f"{help_text}.", allow_abbrev=False)
@@ -223,6 +224,12 @@ def _add_train(sub: ArgumentParser) -> None:
     _add_data(sub, required=True, help_text="class folders, train/ and test/ with these, CIFAR's files, or an example")
     language_train.add_train(sub, _positive)
     _add_json(sub, ": the report")
+
+
+def _add_experiment(sub: ArgumentParser) -> None:
+    _add_data(sub, required=True, help_text="as for train")
+    language_train.add_experiment(sub, _positive)
+    _add_json(sub, ": the results")
 
 
 def _add_list(sub: ArgumentParser) -> None:

@@ -61,9 +61,7 @@ def recipe_of(arguments: Namespace, base: Recipe | None = None) -> Recipe:
     Raises:
         OptionError: A number is out of range.
     """
-    given = {f.name: getattr(arguments, f.name) for f in fields(Recipe)}
-    known = (base or Recipe()).to_json() | {name: value for name, value in given.items() if value is not None}
-    return Recipe.from_json(known)
+    return Recipe.from_json((base or Recipe()).to_json() | changes_of(arguments))
 
 
 def add_train(sub: ArgumentParser, positive: Callable[[str], object]) -> None:
@@ -88,6 +86,25 @@ def add_train(sub: ArgumentParser, positive: Callable[[str], object]) -> None:
     group.add_argument("--no-verify", action="store_true", help="skip the proof of the result")
     group.add_argument("--emit", metavar="LIST", default="python", help="python,pt2,onnx,... (default: python)")
     sub.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="the artefact")
+
+
+def add_experiment(sub: ArgumentParser, positive: Callable[[str], object]) -> None:
+    """Add what ``experiment`` takes besides data."""
+    sub.add_argument("name", metavar="NAME", help="see `secateur list experiments`")
+    sub.add_argument("--val", metavar="DIR", help="class folders to test on, where --data holds none")
+    sub.add_argument("--weights", metavar="FILE", help="the network's: then the first stage is not trained")
+    sub.add_argument("--images", metavar="N", type=positive, help="train on so many, classes in balance (default: all)")
+    sub.add_argument("--scale", metavar="X", type=float, default=1.0, help="epochs are the paper's times this")
+    sub.add_argument("--seed", type=int, default=0, help="of everything random")
+    sub.add_argument("--accelerator", metavar="NAME", default="auto", help="cpu, cuda, mps ... (default: the best)")
+    add_recipe(sub)
+    sub.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="continued if it is there")
+
+
+def changes_of(arguments: Namespace) -> dict[str, Any]:
+    """Return the recipe's numbers that a command line gives."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(Recipe)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _milestones(text: str) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ def rows(what: str) -> list[tuple[str, str]]:
     """Return names and what they are.
 
     Args:
-        what: models, criteria, methods, backends, presets or passes.
+        what: models, criteria, methods, experiments, backends, presets or passes.
     """
     if what == "models":
         from ..compiler.sources import list_models
@@ -21,6 +21,10 @@ def rows(what: str) -> list[tuple[str, str]]:
         from ..passes.prune.criteria import CRITERIA
 
         return [(name, meaning) for name, (_, meaning) in CRITERIA.items()]
+    if what == "experiments":
+        from .training.experiments import EXPERIMENTS
+
+        return [(name, f"{entry.model}: {entry.paper}") for name, entry in EXPERIMENTS.items()]
     if what == "methods":
         from .training.methods.catalog import METHODS
 

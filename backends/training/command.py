@@ -12,10 +12,11 @@ from torch import nn
 from ...compiler.errors import OptionError
 from .. import artefact, catalog, engines, inputs
 from ..inputs import ModelInput
-from ..language_train import recipe_of
+from ..language_train import changes_of, recipe_of
 from ..progress import Progress
 from ..verify import rebuild
 from . import log
+from .chain import Settings, run_experiment
 from .data import open_data
 from .methods.catalog import build
 from .recipe import Recipe
@@ -75,6 +76,29 @@ def run(arguments: Namespace, progress: Progress) -> dict[str, Any] | None:
     trained.save(arguments.output, emit=emit, force=arguments.force)
     checkpoints.clear()
     return artefact.read_report(arguments.output)
+
+
+def experiment(arguments: Namespace, progress: Progress) -> dict[str, Any]:
+    """Run an experiment, and return its results.
+
+    Raises:
+        CompilerError: See :func:`.chain.run_experiment`.
+    """
+    if not arguments.scale > 0:
+        raise OptionError(f"scale is {arguments.scale:g}", where="--scale", hint="more than 0: 0.05 for a CPU")
+    settings = Settings(
+        data=arguments.data,
+        output=arguments.output,
+        val=arguments.val,
+        preprocess=arguments.preprocess,
+        weights=arguments.weights,
+        images=arguments.images,
+        scale=arguments.scale,
+        changes=changes_of(arguments),
+        seed=arguments.seed,
+        accelerator=arguments.accelerator,
+    )
+    return run_experiment(arguments.name, settings, progress)
 
 
 def _same_compute(recipe: Recipe, model: str) -> Recipe:
