@@ -160,7 +160,7 @@ def summary(records: Sequence[Json]) -> list[str]:
 
 def report(head: Mapping[str, object], records: Sequence[Json], missing: Sequence[str]) -> list[str]:
     """Return coverage.md."""
-    title = "# Coverage: torchvision CNNs and CIFAR ResNets at half the MACs"
+    title = "# Coverage: torchvision models (but detectors) and CIFAR ResNets at half the MACs"
     lines = [title, "", *describe(head), "", *summary(records)]
     commits = sorted({f"{r['commit']} ({r['date'][:10]})" for r in records})
     if len(commits) > 1:

@@ -46,8 +46,8 @@ def report(head: Mapping[str, Any], records: Mapping[str, Any]) -> list[str]:
     lines = ["# The papers' experiments, on JPEG files", "", *describe(head), "", *map(str, checks(records)), ""]
     lines += [
         "CIFAR-10 as strongly compressed JPEG files: accuracies compare with one another, not with the papers'. "
-        "*epochs*: of the recipe, scaled as stated. *as masked*: the compact network predicts what the masked one does, "
-        "for so many test images.",
+        "*epochs*: of the recipe, scaled as stated. *as masked*: the compact network predicts what the masked one "
+        "does, for so many test images.",
         "",
     ]
     columns = ("stage", "epochs", "parameters", "MACs", "file KiB", "top-1 %", "mean of last 5", "as masked")

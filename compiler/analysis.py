@@ -22,31 +22,42 @@ from .labels import Atoms, ChannelLabels, Factor
 from .ops import normalise
 from .program import TRAINING, Program
 from .rules import RuleContext
+from .rules.cells import refuted, tie_blocks
 from .rules.registry import lookup
 from .shapes import is_tensor, value_of
 
 
 @no_collection()
-def analyze(program: Program, cuts: Collection[fx.Node] = ()) -> ChannelDependencies:
+def analyze(program: Program, cuts: Collection[fx.Node] = (), *, whole_cells: bool = False) -> ChannelDependencies:
     """Find which channels are coupled, which are free, and why.
 
     Args:
         program: A captured program with inferred shapes.
         cuts: Calls ``narrow(x, axis, 0, size)`` of a whole axis, which change nothing. What reads their results may do
             without channels that others go on reading in ``x``.
+        whole_cells: Whether attention heads and groups of convolutions and group norms go as wholes, and stay as they
+            are inside. Otherwise they keep their number, and all become smaller alike.
 
     Returns:
         The groups of coupled channels, with every slice, tie, pin and balance that made them.
     """
-    ctx = RuleContext(program)
-    for node in program.graph.nodes:
-        ctx.node = node.name
-        if node in cuts:
-            _cut(ctx, node)
-        else:
-            _interpret(ctx, node)
-    shared = _tie_shared_tensors(ctx)
-    class_of = _classes(ctx.atoms, ctx.ties)
+    not_cells = frozenset[str]()
+    while True:
+        ctx = RuleContext(program, whole_cells=whole_cells, not_cells=not_cells)
+        for node in program.graph.nodes:
+            ctx.node = node.name
+            if node in cuts:
+                _cut(ctx, node)
+            else:
+                _interpret(ctx, node)
+        shared = _tie_shared_tensors(ctx)
+        class_of = _classes(ctx.atoms, ctx.ties)
+        wrong = refuted(ctx, class_of)
+        if not wrong:
+            break
+        not_cells |= wrong
+    while tie_blocks(ctx, class_of):
+        class_of = _classes(ctx.atoms, ctx.ties)
     return ChannelDependencies(
         class_of=class_of,
         groups=group_classes(ctx, class_of),
@@ -57,9 +68,11 @@ def analyze(program: Program, cuts: Collection[fx.Node] = ()) -> ChannelDependen
         ties=tuple(ctx.ties),
         pins=tuple(ctx.pins),
         balances=tuple(ctx.balances),
+        cells=tuple(ctx.cells),
         norms=ctx.norms,
         gathers=ctx.gathers,
         cuts=ctx.cuts,
+        whole_cells=whole_cells,
         shared=shared,
     )
 

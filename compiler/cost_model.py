@@ -20,6 +20,7 @@ from torch import fx
 
 from .cost import Cost, batch_of, products, weighted_calls
 from .dependency import ChannelDependencies
+from .labels import Factor, squeeze_constant
 from .ops import Call
 from .program import Program
 from .shapes import shape_of
@@ -93,7 +94,9 @@ class CostModel:
         )
 
     def _count(self, atoms: Ints) -> int:
-        classes = self._deps.class_of[atoms.ravel()]
+        return self._count_classes(self._deps.class_of[atoms.ravel()])
+
+    def _count_classes(self, classes: Ints) -> int:
         key = classes.tobytes()
         if key not in self._known:
             self._known[key] = len(self._arrays)
@@ -129,9 +132,13 @@ class CostModel:
             axes = self._axes_of(call)
             grouped = _grouped(axes)
             if grouped is not None:
-                rest = positions * math.prod(shape[2:])
-                rows = self._rows(axes)
-                reads = [False, True] if call.key != "conv_transpose" else [True, False]
+                # Besides channels, something along the batch's axis may go: heads that were merged with it.
+                channel = len(shape_of(call.node)) - len(shape) + 1
+                beside = [f for f in self._deps.labels_of(call.node).factors if channel not in f.axes]
+                rest = positions * math.prod(shape[2:]) // math.prod(f.atoms.size for f in beside)
+                counts = [self._count(f.atoms) for f in beside]
+                rows = [[*row, *counts] for row in self._rows(axes)]
+                reads = [call.key == "conv_transpose", call.key != "conv_transpose", *[False] * len(counts)]
                 yield _Layer(name, rows, [reads] * len(rows), [rest] * len(rows), None, positions)
                 continue
             # Everything that the layer computes (for a transposed convolution: reads), times the other axis.
@@ -155,18 +162,30 @@ class CostModel:
 
     def _multiplied(self, program: Program) -> Iterator[_Layer]:
         for product in products(program):
-            kept, rest = self._elements(product.node) if product.gives else ([], product.elements)
+            varying = self._varying(product.operand)
+            if product.gives:
+                kept, rest = self._elements(product.node)
+            else:  # what is not summed over of the operand (heads that go as wholes)
+                rows = [f for f in varying if not {*f.axes} & {*product.summed}]
+                kept = [self._count_classes(f.atoms.ravel()) for f in rows]
+                rest = product.elements // math.prod(f.atoms.size for f in rows)
             summed: list[int] = []
             for axis in product.summed:
-                inner = self._deps.labels_of(product.operand).factor_at(axis)
+                inner = next((f for f in varying if axis in f.axes), None)
                 if inner is None:
                     rest *= shape_of(product.operand)[axis]
                 else:  # over all rows at once, where it stands in rows (heads)
-                    summed.append(self._count(inner.atoms))
+                    summed.append(self._count_classes(inner.atoms.ravel()))
                     rest //= math.prod(shape_of(product.operand)[a] for a in inner.axes if a != axis)
             reads = [False] * len(kept) + [True] * len(summed)
             name = product.node.name
             yield _Layer(name, [[*kept, *summed]], [reads], [rest], kept[0] if len(kept) == 1 else None, 1)
+
+    def _varying(self, node: fx.Node) -> list[Factor]:
+        """Return the classes of a tensor over the axes along which they vary; within whole cells they do not."""
+        factors = self._deps.labels_of(node).factors
+        found = [squeeze_constant(Factor(f.axes, self._deps.class_of[f.atoms])) for f in factors]
+        return [f for f in found if f is not None]
 
     def _elements(self, node: fx.Node) -> tuple[list[int], int]:
         """Return the counts whose product, times the number returned with them, is how many elements a tensor keeps."""

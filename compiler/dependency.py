@@ -152,6 +152,16 @@ class Balance:
 
 
 @dataclass(frozen=True, eq=False)
+class Cells:
+    """Heads or groups that go as wholes, where the analysis was asked for that."""
+
+    atoms: Atoms
+    """Shape (cells, channels per cell): a row is one class."""
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """Classes of a group from which channels are chosen together: every cell keeps the same fraction.
 
@@ -163,6 +173,8 @@ class Block:
     levels: int
     pinned: npt.NDArray[np.bool_]
     """Per class of ``np.concatenate(cells)``: whether it must stay."""
+    units: tuple[int, ...] = (1,)
+    """Channels that a class stands for, in one layer or another: more than one where whole heads or groups go."""
 
     @property
     def classes(self) -> Classes:
@@ -170,8 +182,17 @@ class Block:
         return np.concatenate(self.cells)
 
     def widths(self, levels: Classes) -> Classes:
+        """Return how many channels the block keeps at these levels, of the layer with the smallest cells."""
+        return min(self.units) * self.kept(levels)
+
+    def kept(self, levels: Classes) -> Classes:
         """Return how many classes the block keeps at these levels."""
         return sum(len(cell) for cell in self.cells) * levels // self.levels
+
+    @property
+    def whole(self) -> bool:
+        """Whether classes are heads or groups that go as wholes."""
+        return self.units != (1,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +212,10 @@ class ChannelGroup:
     def width(self) -> int:
         """Number of channel classes."""
         return len(self.classes)
+
+    def channels(self, keep: npt.NDArray[np.bool_]) -> int:
+        """Return how many channels stay if the classes in ``keep`` do: a cell that goes as a whole has several."""
+        return sum(min(b.units) * int(keep[b.classes].sum()) for b in self.blocks)
 
     @property
     def prunable(self) -> int:
@@ -213,12 +238,16 @@ class ChannelDependencies:
     ties: tuple[Tie, ...]
     pins: tuple[Pin, ...]
     balances: tuple[Balance, ...]
+    cells: tuple[Cells, ...]
+    """What goes as a whole, if ``whole_cells``."""
     norms: Mapping[str, Atoms]
     """Node of a normalisation over channels -> atoms along the normalised axis ((groups, channels) for group norm)."""
     gathers: Mapping[fx.Node, Gather] = field(default_factory=dict[fx.Node, Gather])
     """Results of movement that may have to be rewritten to one gather, since what is kept need not be a rectangle."""
     cuts: Mapping[fx.Node, Cut] = field(default_factory=dict[fx.Node, Cut])
     """Where the caller wanted channels to be chosen anew."""
+    whole_cells: bool = False
+    """Whether heads and groups go as wholes; else all of them shrink alike."""
     shared: Mapping[str, str] = field(default_factory=dict[str, str])
     """Name of a parameter -> the first name of the same tensor (weight tying)."""
 

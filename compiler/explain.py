@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .analysis import analyze
 from .dependency import Balance, ChannelDependencies, ChannelGroup
 from .errors import OptionError
 from .layer_graph import Layers, reads
@@ -52,7 +53,7 @@ class Explanation:
     layer: str
     other: str | None
     width: int
-    """Channels that ``layer`` gives."""
+    """Channels that ``layer`` gives; cells, if they go as wholes."""
     shared: int = 0
     """How many of them live and die with channels of ``other``."""
     prunable: int = 0
@@ -63,6 +64,8 @@ class Explanation:
     pins: tuple[Reason, ...] = ()
     balances: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    cells: int = 0
+    """Channels that go as a whole; 0 where each goes on its own."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -75,10 +78,11 @@ class Explanation:
         return "\n".join(self._about_two() if self.other is not None else self._about_one())
 
     def _about_two(self) -> Iterable[str]:
+        what = "cells" if self.cells else "channels"
         if self.shared:
             yield (
-                f"{self.layer} and {self.other} are coupled: {self.shared} of {self.layer}'s {self.width} channels "
-                f"live and die with channels of {self.other}"
+                f"{self.layer} and {self.other} are coupled: {self.shared} of {self.layer}'s {self.width} {what} "
+                f"live and die with {what} of {self.other}"
             )
             yield from _hop_lines(self.layer, self.hops)
         else:
@@ -88,7 +92,8 @@ class Explanation:
 
     def _about_one(self) -> Iterable[str]:
         state = "all may be removed but one" if self.prunable == self.width else f"{self.prunable} may be removed"
-        yield f"{self.layer}: {self.width} channels, {state if self.prunable else 'all stay'}"
+        what = f"cells of {self.cells} channels, which go as wholes" if self.cells else "channels"
+        yield f"{self.layer}: {self.width} {what}, {state if self.prunable else 'all stay'}"
         if self.coupled:
             more = f" and {len(self.coupled) - _LISTED} more" if len(self.coupled) > _LISTED else ""
             yield f"  coupled with {', '.join(self.coupled[:_LISTED])}{more} (group {self.group})"
@@ -130,7 +135,13 @@ def explain(deps: ChannelDependencies, program: Program, layer: str, other: str 
     for name in (layer, other):
         if name is not None and name not in layers.kind:
             raise _unknown(name, layers, program)
-    return _one(layers, layer) if other is None else _two(layers, program, layer, other)
+    return _one(layers, program, layer) if other is None else _two(layers, program, layer, other)
+
+
+def coupling(deps: ChannelDependencies, program: Program, a: int, b: int) -> tuple[Hop, ...]:
+    """Return the shortest path of ties between two channels (atoms) that live and die together."""
+    ends = (np.array([atom], dtype=np.int64) for atom in (a, b))
+    return _Paths(Layers(deps, program)).find(int(deps.class_of[a]), *ends)
 
 
 def _unknown(name: str, layers: Layers, program: Program) -> OptionError:
@@ -144,7 +155,7 @@ def _unknown(name: str, layers: Layers, program: Program) -> OptionError:
     return OptionError(f"there is no layer {name!r} with channels", hint=hint)
 
 
-def _one(layers: Layers, layer: str) -> Explanation:
+def _one(layers: Layers, program: Program, layer: str) -> Explanation:
     deps = layers.deps
     atoms = layers.gives(layer)
     classes = layers.classes(atoms)
@@ -159,6 +170,7 @@ def _one(layers: Layers, layer: str) -> Explanation:
             hops = () if direct else paths.find(int(classes[held][0]), atoms, pin.atoms)
             pins[pin.node, pin.reason] = Reason(pin.node, pin.reason, int(held.sum()), hops)
     group = _group(deps, classes)
+    balances = _balances(deps, classes, classes)
     return Explanation(
         layer=layer,
         other=None,
@@ -167,8 +179,27 @@ def _one(layers: Layers, layer: str) -> Explanation:
         group=group.name if group is not None else "",
         coupled=tuple(name for name in group.layers if name != layer) if group is not None else (),
         pins=tuple(pins.values()),
-        balances=_balances(deps, classes, classes),
+        balances=balances,
+        notes=_as_wholes(program, layer) if balances and not deps.whole_cells else (),
+        cells=_unit(deps, np.unique(atoms), classes),
     )
+
+
+def _unit(deps: ChannelDependencies, atoms: Ints, classes: Ints) -> int:
+    """Return how many of a layer's channels go as a whole, where these do; else 0."""
+    blocks = [b for g in deps.groups for b in g.blocks if np.isin(b.classes, classes).any()]
+    return len(atoms) // len(classes) if any(b.whole for b in blocks) else 0
+
+
+def _as_wholes(program: Program, layer: str) -> tuple[str, ...]:
+    """Say what becomes of a layer's channels where whole heads and groups go."""
+    found = _one(Layers(analyze(program, whole_cells=True), program), program, layer)
+    if not found.cells:
+        return ()
+    if found.prunable and found.width > 1:
+        return (f"or whole ones go, {found.width} cells of {found.cells} channels (cells=drop)",)
+    why = f": {found.pins[0].reason} (node {found.pins[0].node})" if found.pins else ", since they go together"
+    return (f"whole ones (cells=drop) stay{why}",)
 
 
 def _two(layers: Layers, program: Program, layer: str, other: str) -> Explanation:
@@ -194,6 +225,7 @@ def _two(layers: Layers, program: Program, layer: str, other: str) -> Explanatio
         hops=hops,
         balances=_balances(deps, a, b) if not len(shared) else (),
         notes=tuple(notes),
+        cells=_unit(deps, np.unique(mine), a),
     )
 
 
@@ -205,6 +237,9 @@ def _balances(deps: ChannelDependencies, a: Ints, b: Ints) -> tuple[Reason, ...]
     """Return the balances that bind channels of both sets."""
     found: dict[tuple[str, str], Reason] = {}
     for balance in deps.balances:
+        rows = deps.class_of[balance.cells]
+        if deps.whole_cells and balance.partner is None and (rows == rows[:, :1]).all():
+            continue  # whole rows go: they are in step by themselves
         bound = deps.class_of[_atoms(balance)]
         count = int(np.isin(a, bound).sum())
         if count and np.isin(b, bound).any():

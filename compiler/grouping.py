@@ -8,7 +8,7 @@ must keep the same fraction. With several balances over the same classes the cel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ def group_classes(ctx: RuleContext, class_of: Ints) -> tuple[ChannelGroup, ...]:
     pinned |= ~(produced | chosen)  # no layer gives these channels: an input's, a position table's rows
     cell_of, ratio_of = _cells(class_of, count, ctx.balances)
     signature = _signatures(count, axes)
+    units = _units(ctx, class_of)
     names = _names(ctx, producers)
     members: dict[int, Ints] = {}
     order = np.argsort(component, kind="stable")
@@ -56,7 +57,7 @@ def group_classes(ctx: RuleContext, class_of: Ints) -> tuple[ChannelGroup, ...]:
         if c not in layers and int(classes[0]) not in carrier:
             continue  # channels that no parameter sees (an input's)
         title = tuple(layers.get(c, {}))
-        blocks = _blocks(classes, signature, cell_of, ratio_of, pinned)
+        blocks = _blocks(classes, signature, cell_of, ratio_of, pinned, units)
         name = title[0] if title else carrier[int(classes[0])]
         groups.append((int(classes[0]), ChannelGroup(name, title, classes, blocks, tuple(pins.get(c, ())))))
     return tuple(g for _, g in sorted(groups, key=lambda pair: pair[0]))
@@ -107,18 +108,34 @@ def _signatures(count: int, axes: Sequence[Ints]) -> Ints:
     return np.unique(signature, return_inverse=True)[1].astype(np.int64)
 
 
-def _blocks(classes: Classes, signature: Ints, cell_of: Ints, component: Ints, pinned: Any) -> tuple[Block, ...]:
+def _units(ctx: RuleContext, class_of: Ints) -> dict[int, set[int]]:
+    """Return how many channels of a layer each class stands for that is a cell and goes as a whole."""
+    found: dict[int, set[int]] = {}
+    for cells in ctx.cells:
+        classes, channels = np.unique(class_of[np.unique(cells.atoms)], return_counts=True)
+        for class_, number in zip(classes.tolist(), channels.tolist(), strict=True):
+            found.setdefault(class_, set()).add(number)
+    return found
+
+
+def _blocks(
+    classes: Classes, signature: Ints, cell_of: Ints, component: Ints, pinned: Any, units: Mapping[int, set[int]]
+) -> tuple[Block, ...]:
+    def made(cells: tuple[Classes, ...], levels: int) -> Block:
+        joined = np.concatenate(cells)
+        sizes = {size for class_ in joined.tolist() for size in units.get(class_, ())} if units else ()
+        return Block(cells, levels, pinned[joined], tuple(sorted(sizes)) or (1,))
+
     blocks: list[Block] = []
     free = classes[cell_of[classes] < 0]
     for key in dict.fromkeys(signature[free].tolist()):
         chosen = free[signature[free] == key]
-        blocks.append(Block((chosen,), len(chosen), pinned[chosen]))
+        blocks.append(made((chosen,), len(chosen)))
     bound = classes[cell_of[classes] >= 0]
     for key in dict.fromkeys(component[bound].tolist()):
         inside = bound[component[bound] == key]
         cells = tuple(inside[cell_of[inside] == c] for c in dict.fromkeys(cell_of[inside].tolist()))
-        levels = int(np.gcd.reduce([len(c) for c in cells]))
-        blocks.append(Block(cells, levels, pinned[np.concatenate(cells)]))
+        blocks.append(made(cells, int(np.gcd.reduce([len(c) for c in cells]))))
     return tuple(blocks)
 
 

@@ -59,7 +59,9 @@ class ChannelLabels:
 
     def renamed(self, axis_of: Callable[[int], int]) -> ChannelLabels:
         """Return the labels with every axis renamed, the arrays' axes kept ascending."""
-        return ChannelLabels(tuple(_sorted(f, [axis_of(a) for a in f.axes]) for f in self.factors), self.origin)
+        return ChannelLabels(
+            tuple(sorted_factor(f.atoms, [axis_of(a) for a in f.axes]) for f in self.factors), self.origin
+        )
 
     def taken(self, axis: int, positions: Atoms) -> ChannelLabels:
         """Return the labels after picking ``positions`` along ``axis`` (slice, roll, flip, repeat, gather)."""
@@ -75,9 +77,10 @@ def one_axis(axis: int, atoms: Atoms) -> ChannelLabels:
     return ChannelLabels((Factor((axis,), atoms),))
 
 
-def _sorted(factor: Factor, axes: Sequence[int]) -> Factor:
+def sorted_factor(atoms: Atoms, axes: Sequence[int]) -> Factor:
+    """Return the factor of atoms over these axes, which may stand in any order."""
     order = sorted(range(len(axes)), key=lambda i: axes[i])
-    return Factor(tuple(axes[i] for i in order), factor.atoms.transpose(order))
+    return Factor(tuple(axes[i] for i in order), atoms.transpose(order))
 
 
 def squeeze_constant(factor: Factor) -> Factor | None:
@@ -125,6 +128,22 @@ def reshape(labels: ChannelLabels, before: Sequence[int], after: Sequence[int]) 
         else:
             factors.append(moved)
     return Reshaped(ChannelLabels(tuple(factors), labels.origin), np.concatenate(lost) if lost else _NONE)
+
+
+def crowded(labels: ChannelLabels, before: Sequence[int], after: Sequence[int]) -> tuple[Factor, ...]:
+    """Return the factors that a reshape would merge with a factor further out: both cannot have labels then."""
+    if tuple(before) == tuple(after):
+        return ()
+    blocks = _blocks(before, after)
+    taken = set[int]()
+    found: list[Factor] = []
+    for factor in sorted(labels.factors, key=lambda f: f.axes):
+        touched = {i for i, (ins, _) in enumerate(blocks) if set(factor.axes) & set(ins)}
+        if touched & taken:
+            found.append(factor)
+        else:
+            taken |= touched
+    return tuple(found)
 
 
 _NONE: Atoms = np.empty(0, dtype=np.int64)

@@ -14,7 +14,7 @@ Everything runs in float64 and evaluation mode, one layer's weights converted at
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,6 +67,8 @@ class MaskedOriginal(fx.Interpreter):
         state = {name: self._value(f"{path}.{name}", tensor) for name, tensor in tensors}
         if call.key in ("conv", "conv_transpose", "linear"):
             groups = call.params.get("groups", 1)
+            if args and not args[0].isfinite().all():
+                args = (self._read(call, args[0], groups), *args[1:])
             state["weight"] = self._masked_weight(call, f"{path}.weight", state["weight"], groups)
         return torch.func.functional_call(frozen, state, args, kwargs)
 
@@ -114,12 +116,24 @@ class MaskedOriginal(fx.Interpreter):
             mask.index_fill_(consumer, torch.tensor(indices, dtype=torch.int64), 1.0)
         return weight * mask
 
+    def _read(self, call: Call, x: Tensor, groups: int) -> Tensor:
+        """Return what a layer reads with zeros for removed channels, which its weight of zero does not make of 0 / 0.
+
+        Scales that removed channels are divided by are zero, too. A convolution with several groups is left out.
+        """
+        weight: Any = call["weight"]
+        kept = self.plan.kept.get(f"{call.owner}.weight", {}).get(0 if call.key == "conv_transpose" else 1, [])
+        if groups > 1 or not kept or not isinstance(kept[0], int):
+            return x
+        axis = x.ndim - 1 if call.key == "linear" else x.ndim - weight.ndim + 1
+        removed = torch.ones(x.shape[axis], dtype=torch.bool)
+        removed[torch.tensor(kept)] = False
+        return x.masked_fill(removed.view([-1 if a == axis else 1 for a in range(x.ndim)]), 0.0)
+
     def _masked_norm(self, call: Call, x: Tensor, kept: Kept) -> Tensor:
         weight, bias = (self._parameter(call, name) for name in ("weight", "bias"))
         if call.key == "group_norm":
-            return _masked_group_norm(
-                x, concrete(call["num_groups"]), kept, weight, bias, call["eps"], self._rows(call)
-            )
+            return _masked_group_norm(x, kept, weight, bias, call["eps"])
         shape = concrete(call["normalized_shape"])
         dims = 1 if isinstance(shape, int) else len(shape)
         if call.key == "rms_norm":
@@ -143,19 +157,6 @@ class MaskedOriginal(fx.Interpreter):
                 mask[torch.tensor(kept)] = 1.0
                 value = value * mask.view([-1 if a == axis else 1 for a in range(value.ndim)])
         return value
-
-    def _rows(self, call: Call) -> list[int] | None:
-        """Kept channels of a group norm, if its weight tells them: which groups remain follows."""
-        value = call.params.get("weight")
-        name = (
-            f"{call.owner}.weight"
-            if isinstance(value, Tensor)
-            else str(value.target)
-            if isinstance(value, fx.Node)
-            else ""
-        )
-        kept = self.plan.kept.get(name, {})
-        return _flat(kept[0]) if 0 in kept else None
 
 
 def _of_kept(call: Call, x: Tensor, kept: list[int]) -> Tensor:
@@ -207,20 +208,13 @@ def _pruned_axis(x: Tensor, dims: int, kept: list[int]) -> int:
     return fits[0]
 
 
-def _masked_group_norm(
-    x: Tensor,
-    groups: int,
-    kept: Kept,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    rows: Sequence[int] | None,
-) -> Tensor:
+def _masked_group_norm(x: Tensor, kept: Kept, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Per group, over its kept channels and all positions; groups without a kept channel come out zero."""
-    per_group = x.shape[1] // groups
-    remaining = sorted({r // per_group for r in rows}) if rows is not None else list(range(groups))
+    per_group = x.shape[1] // len(kept)
     y = torch.zeros_like(x)
-    for group, columns in zip(remaining, kept, strict=True):
+    for group, columns in enumerate(kept):
+        if not columns:
+            continue
         block = x[:, group * per_group : (group + 1) * per_group]
         inside = block[:, columns].flatten(1)
         shape = [-1] + [1] * (x.ndim - 1)

@@ -32,7 +32,8 @@ class Plan:
     kept: Mapping[str, Mapping[int, Kept]] = field(default_factory=dict[str, Mapping[int, Kept]])
     norms: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
     """Graph node of a normalisation over pruned channels -> kept indices along the normalised channel axis (a list of
-    lists for group norm, one per remaining group). A norm without parameters leaves no trace in ``kept``."""
+    lists for group norm, one per group, empty where the group went). A norm without parameters leaves no trace in
+    ``kept``."""
     groups: tuple[PrunedGroup, ...] = ()
 
     def then(self, later: Plan, shapes: Mapping[str, Sequence[int]]) -> Plan:
@@ -50,7 +51,7 @@ class Plan:
         }
         norms = dict(self.norms)
         for node, indices in later.norms.items():
-            norms[node] = _then(norms[node], indices, f"the normalisation {node}") if node in norms else indices
+            norms[node] = _then_norm(norms[node], indices, f"the normalisation {node}") if node in norms else indices
         return Plan(kept, norms, _then_groups(self.groups, later.groups))
 
     def to_json(self) -> dict[str, Any]:
@@ -120,9 +121,20 @@ def _then_axes(name: str, first: Mapping[int, Kept], later: Mapping[int, Kept], 
     }
 
 
+def _then_norm(first: Kept, later: Kept, what: str) -> Kept:
+    """Compose what is kept of a norm: where it has groups, the later list is about those that the first one left."""
+    remaining = [inside for inside in first if isinstance(inside, list) and inside]
+    if not remaining or len(remaining) == len(first):
+        return _then(first, later, what)
+    joined = iter(_then(remaining, later, what))
+    return cast("list[list[int]]", [next(joined) if inside else [] for inside in first])
+
+
 def _then(first: Kept, later: Kept, what: str) -> Kept:
     if not _is_nested(first) and not _is_nested(later):
         return [cast("list[int]", first)[index] for index in cast("list[int]", later)]
+    if len(first) == 1 and not _is_nested(later):
+        later = [cast("list[int]", later)]  # the one group that was left is an ordinary convolution by now
     if not _is_nested(first) or not _is_nested(later) or len(first) != len(later):
         raise InternalError(f"two plans for {what} cannot be joined: its groups differ")
     pairs = zip(cast("list[list[int]]", first), cast("list[list[int]]", later), strict=True)
@@ -135,7 +147,18 @@ def _is_nested(kept: Kept) -> bool:
 
 def _then_groups(first: Sequence[PrunedGroup], later: Sequence[PrunedGroup]) -> tuple[PrunedGroup, ...]:
     """Take the groups of the original, at the widths that they have in the end."""
-    widths = {group.name: group.after for group in later}
-    joined = [PrunedGroup(g.name, g.layers, g.before, widths.get(g.name, g.after)) for g in first]
-    known = {group.name for group in first}
-    return (*joined, *(group for group in later if group.name not in known))
+    joined = [PrunedGroup(g.name, g.layers, g.before, _width_after(g, later)) for g in first]
+    names, layers = {group.name for group in first}, {layer for group in first for layer in group.layers}
+    return (*joined, *(g for g in later if g.name not in names and not layers.intersection(g.layers)))
+
+
+def _width_after(group: PrunedGroup, later: Sequence[PrunedGroup]) -> int:
+    """Return how wide a group is after a later pruning.
+
+    Whole heads couple other layers than channels do, and are counted otherwise: then what has most lost counts.
+    """
+    same = next((g for g in later if g.name == group.name), None)
+    if same is not None and same.before == group.after:
+        return same.after
+    left = [g.after / g.before for g in later if g.before and set(g.layers) & set(group.layers)]
+    return round(group.after * min(left, default=1.0))

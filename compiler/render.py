@@ -3,8 +3,8 @@
 The JSON form is stable (``"format": 1``):
 
     model, inputs, channels, prunable
-    groups      name, layers, readers, norms, width, prunable, cells (sizes of what must shrink alike),
-                pins (node, reason, channels)
+    groups      name, layers, readers, norms, width, prunable, cells (sizes of what must shrink alike, or goes as a
+                whole), whole (whether it does; width and prunable count cells then), pins (node, reason, channels)
     balances    node, reason, rows, width
     layers      name, kind, channels, prunable, group
     edges       from, to, kind, node, channels, reason (see ``layer_graph``)
@@ -21,7 +21,7 @@ import networkx as nx
 import numpy as np
 
 from . import layer_graph
-from .dependency import ChannelDependencies, ChannelGroup
+from .dependency import Block, ChannelDependencies, ChannelGroup
 from .errors import OptionError
 from .program import Program
 
@@ -89,13 +89,21 @@ def _group(group: ChannelGroup, deps: ChannelDependencies, graph: nx.MultiDiGrap
         "readers": [layer for layer in graph.nodes if layer in readers],
         "width": group.width,
         "prunable": group.prunable,
-        "cells": [len(cell) for block in group.blocks if len(block.cells) > 1 for cell in block.cells],
+        "cells": [size for block in group.blocks for size in _cells_of(block)],
+        "whole": any(block.whole for block in group.blocks),
         "pins": [{"node": node, "reason": why, "channels": number} for (node, why), number in pins.items()],
         "norms": sorted(
             {t for layer in inside if layer in graph for _, t in graph.out_edges(layer)}
             & {n for n, data in graph.nodes(data=True) if data["kind"] in _PASSING}
         ),
     }
+
+
+def _cells_of(block: Block) -> list[int]:
+    """Return the sizes of what must shrink alike, or goes as a whole: the smallest, if layers have several."""
+    if block.whole:
+        return [min(block.units)] * len(block.classes)
+    return [len(cell) for cell in block.cells] if len(block.cells) > 1 else []
 
 
 _PASSING: Final = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm", "prelu")
@@ -106,7 +114,8 @@ def _text(found: Content) -> str:
     inputs = ", ".join(f"{i['name']} {'x'.join(map(str, i['shape']))}" for i in found["inputs"])
     count = len(found["groups"])
     head = f"{found['model']} ({inputs}): {_plural(count, 'group')} of coupled layers"
-    lines = [f"{head}, {found['prunable']} of {found['channels']} channels may be removed"]
+    what = "channels and cells" if any(group["whole"] for group in found["groups"]) else "channels"
+    lines = [f"{head}, {found['prunable']} of {found['channels']} {what} may be removed"]
     for group in found["groups"]:
         lines += ["", *_group_lines(group)]
     return "\n".join(lines)
@@ -116,13 +125,14 @@ def _group_lines(group: Content) -> list[str]:
     state = "" if group["prunable"] == group["width"] else f", {group['prunable']} may be removed"
     if not group["prunable"]:
         state = ", all stay"
-    lines = [f"{group['name']}: {_plural(group['width'], 'channel')}{state}"]
+    lines = [f"{group['name']}: {_plural(group['width'], 'cell' if group['whole'] else 'channel')}{state}"]
     if len(group["layers"]) > 1:
         lines += _wrapped("coupled", group["layers"])
     lines += _wrapped("read by", group["readers"])
     if group["cells"]:
         sizes = " or ".join(map(str, sorted(set(group["cells"]))))
-        lines.append(f"  cells     {len(group['cells'])} x {sizes} channels, which shrink alike")
+        what = "go as wholes" if group["whole"] else "shrink alike"
+        lines.append(f"  cells     {len(group['cells'])} x {sizes} channels, which {what}")
     for pin in group["pins"]:
         part = "" if pin["channels"] == group["width"] else f"{pin['channels']} channels: "
         lines.append(f"  stays     {part}{pin['reason']} (node {pin['node']})")

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 _FUNCTIONS: Final = ("zeros", "ones", "empty", "rand", "randn")
-_METHODS: Final = ("expand", "repeat", "view", "reshape", "new_zeros", "new_ones", "new_empty")
+_METHODS: Final = ("expand", "view", "reshape", "new_zeros", "new_ones", "new_empty")
 
 
 @contextmanager

@@ -40,6 +40,27 @@ def test_any_network_is_pruned_exactly(plan: list[Step], ratio: float, seed: int
     check_network(plan, ratio, seed)
 
 
+def check_groups(plan: list[Step], ratio: float, seed: int) -> None:
+    program = trace(RandomNet(plan), torch.zeros(2, 3, 6, 6))
+    result, _ = prune(program, ratio=ratio, criterion="random", seed=seed, cells="drop")
+    again = trace(result.program.module, torch.zeros(2, 3, 6, 6))
+    for cells in ("drop", "shrink"):
+        prune(again, ratio=0.3, criterion="random", seed=seed, cells=cells)
+
+
+@quick
+@given(steps, ratios, seeds)
+def test_any_network_loses_whole_groups_exactly(plan: list[Step], ratio: float, seed: int) -> None:
+    check_groups(plan, ratio, seed)
+
+
+@pytest.mark.slow
+@thorough
+@given(steps, ratios, seeds)
+def test_any_network_loses_whole_groups_exactly_at_length(plan: list[Step], ratio: float, seed: int) -> None:
+    check_groups(plan, ratio, seed)
+
+
 @pytest.mark.slow
 @thorough
 @given(steps, ratios, seeds)

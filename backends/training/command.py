@@ -18,6 +18,7 @@ from ..verify import rebuild
 from . import log
 from .chain import Settings, run_experiment
 from .data import open_data
+from .loop import leave
 from .methods.catalog import build
 from .recipe import Recipe
 from .run import prepare, train
@@ -71,11 +72,13 @@ def run(arguments: Namespace, progress: Progress) -> dict[str, Any] | None:
         progress=progress.tick,
         tell=lambda figures: progress.log(log.line(figures)),
     )
-    if trained is None:
-        return None
-    trained.save(arguments.output, emit=emit, force=arguments.force)
-    checkpoints.clear()
-    return artefact.read_report(arguments.output)
+    report: dict[str, Any] | None = None
+    if trained is not None:
+        trained.save(arguments.output, emit=emit, force=arguments.force)
+        checkpoints.clear()
+        report = artefact.read_report(arguments.output)
+    leave()
+    return report
 
 
 def experiment(arguments: Namespace, progress: Progress) -> dict[str, Any]:

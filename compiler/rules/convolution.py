@@ -14,9 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..dependency import Role
-from ..labels import Atoms, ChannelLabels
+from ..labels import Atoms, ChannelLabels, Factor
 from ..ops import Call
 from ..shapes import concrete
+from .cells import apart, as_cells
 from .registry import RuleContext, rule
 
 
@@ -42,6 +43,7 @@ def _convolve(ctx: RuleContext, call: Call, out_axis: int, in_axis: int) -> Chan
         [a for a in range(len(shape)) if a > channel],
         "a convolution needs one channel per position along the channel axis",
     )
+    labels = apart(ctx, labels, channel)
     inputs = ctx.along(labels, channel, shape[channel], "a convolution reads one vector of channels")
     outputs = ctx.fresh(batched[channel])
     _pin_kernel_axes(ctx, call)
@@ -61,6 +63,10 @@ def _grouped(ctx: RuleContext, call: Call, ins: Atoms, outs: Atoms, out_axis: in
     if ins.shape[1] == 1 or outs.shape[1] == 1:
         wide, narrow = (outs, ins) if ins.shape[1] == 1 else (ins, outs)
         ctx.tie(np.broadcast_to(narrow, wide.shape), wide, "channels of one group of a depthwise convolution")
+    elif ctx.whole_cells:
+        reason = "a group of a convolution goes as a whole"
+        inside, outside = (as_cells(ctx, Factor((0, 1), atoms), [0], reason, assumed=False) for atoms in (ins, outs))
+        ctx.tie(inside.atoms, outside.atoms, reason)
     else:
         reason = "a grouped convolution needs as many channels in every group"
         ctx.balance(ins, reason, outs)

@@ -17,6 +17,7 @@ import numpy as np
 from ..labels import ChannelLabels, Factor
 from ..ops import Call
 from ..shapes import concrete, is_tensor
+from .cells import may_be_cells, meet
 from .registry import RuleContext, rule
 
 
@@ -86,9 +87,16 @@ def align(ctx: RuleContext, call: Call, operands: Sequence[Any]) -> ChannelLabel
     tensors = [t for t in operands if is_tensor(t)]
     if len(tensors) == 1:
         return ctx.regular(ctx.labels(tensors[0]), "an elementwise operation needs full rows")
-    rank = max(len(ctx.shape(t)) for t in tensors)
-    shapes = [(1,) * (rank - len(ctx.shape(t))) + ctx.shape(t) for t in tensors]
-    shifted = [ctx.labels(t).renamed(partial(add, rank - len(ctx.shape(t)))) for t in tensors]
+    return lay_over(ctx, call, [ctx.labels(t) for t in tensors], [ctx.shape(t) for t in tensors])
+
+
+def lay_over(
+    ctx: RuleContext, call: Call, labels: Sequence[ChannelLabels], sizes: Sequence[tuple[int, ...]]
+) -> ChannelLabels:
+    """Tie labels of tensors of some sizes under broadcasting and return those of the result."""
+    rank = max(map(len, sizes))
+    shapes = [(1,) * (rank - len(s)) + s for s in sizes]
+    shifted = [x.renamed(partial(add, rank - len(s))) for x, s in zip(labels, sizes, strict=True)]
     result = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
     shifted = [_pin_broadcast(ctx, x, s, result) for x, s in zip(shifted, shapes, strict=True)]
     factors: list[Factor] = []
@@ -128,6 +136,9 @@ def combine(
     call: Call,
 ) -> Factor | None:
     """Tie the operands over one connected set of axes; ``None`` if the channels there cannot be removed."""
+    if rows := _cell_axes(ctx, axes, operands, shapes):
+        factors = [f for labels in operands for f in labels.factors if set(f.axes) & set(axes)]
+        return meet(ctx, factors, rows, f"{call.title} of aligned cells", assumed=True)
     full: list[Factor] = []
     partial: list[Factor] = []
     fixed_by = ""
@@ -155,3 +166,23 @@ def combine(
     for other in full[1:]:
         ctx.tie(full[0].atoms, other.atoms, f"{call.title} of aligned channels")
     return full[0]
+
+
+def _cell_axes(
+    ctx: RuleContext, axes: tuple[int, ...], operands: Sequence[ChannelLabels], shapes: Sequence[Sequence[int]]
+) -> list[int]:
+    """Return the axes of cells that may go as wholes; none where all operands have their channels in one arrangement.
+
+    Along these axes no operand is fixed. Within the cells some may be, or be the same for all of them.
+    """
+    if not may_be_cells(ctx):
+        return []
+    widest = max((f.axes for x in operands for f in x.factors if set(f.axes) & set(axes)), key=len)
+    alike = True
+    fixed = set[int]()
+    for labels, shape in zip(operands, shapes, strict=True):
+        mine = [f.axes for f in labels.factors if set(f.axes) & set(axes)]
+        present = {a for a in axes if shape[a] > 1}
+        fixed |= present.difference(*mine)
+        alike &= mine == [widest] or not (mine or present)
+    return [] if alike else [a for a in widest[:-1] if a not in fixed]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..dependency import Role
 from ..labels import ChannelLabels, Factor
 from ..ops import Call
+from .cells import apart
 from .registry import RuleContext, rule
 
 
@@ -17,7 +18,7 @@ def linear(ctx: RuleContext, call: Call) -> ChannelLabels:
     """Consume the last axis and give birth to the output channels; other axes keep their channels."""
     shape = ctx.shape(call.input)
     last = len(shape) - 1
-    labels = ctx.labels(call.input)
+    labels = apart(ctx, ctx.labels(call.input), last)
     inputs = ctx.along(labels, last, shape[last], "a linear layer reads one vector of channels")
     outputs = ctx.fresh(ctx.shape(call.node)[-1])
     ctx.claim(call, "weight", 1, inputs, Role.CONSUMES)

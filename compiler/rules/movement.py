@@ -24,6 +24,7 @@ from ..labels import Atoms, ChannelLabels, Factor, squeeze_constant
 from ..ops import Call, normalise
 from ..program import Program, TensorSpec
 from ..shapes import concrete, shape_of, value_of
+from .cells import as_cells, may_be_cells
 from .registry import Labels, RuleContext
 
 Mover = Callable[[ChannelLabels], Labels]
@@ -229,6 +230,9 @@ def _keeps_order(labels: ChannelLabels, mover: Mover) -> bool:
 
 def tie_rows(ctx: RuleContext, factor: Factor, reason: str) -> None:
     """Tie a factor's rows position by position until it varies along one axis only."""
+    if may_be_cells(ctx):
+        as_cells(ctx, factor, factor.axes[:-1], reason, assumed=True)
+        return
     atoms = factor.atoms
     while atoms.ndim > 1:
         first = atoms.take([0], axis=0)

@@ -9,9 +9,10 @@ prelu                       one slope per channel of axis 1, or one for all
 from __future__ import annotations
 
 from ..dependency import Role
-from ..labels import ChannelLabels
+from ..labels import ChannelLabels, Factor
 from ..ops import Call
 from ..shapes import concrete
+from .cells import apart, as_cells
 from .registry import RuleContext, rule
 
 _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
@@ -23,6 +24,7 @@ def batch_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     shape = ctx.shape(call.input)
     axis = 1 if call.key == "batch_norm" or call.module is None else len(shape) - _rank(call) - 1
     labels = ctx.collapsed(ctx.labels(call.input), range(2, len(shape)), "statistics are shared along this axis")
+    labels = apart(ctx, labels, axis)
     atoms = ctx.along(labels, axis, shape[axis], "normalisation needs one vector of channels")
     for name in _PER_CHANNEL:
         ctx.claim(call, name, 0, atoms, Role.CARRIES)
@@ -48,6 +50,7 @@ def layer_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
                 ctx.pin(factor.atoms, "a layer norm over several channel axes")
     if labelled:
         axis = labelled[0]
+        labels = apart(ctx, labels, axis)
         atoms = ctx.along(labels, axis, shape[axis], "a layer norm has one weight per channel")
         for name in ("weight", "bias") if call.key == "layer_norm" else ("weight",):
             ctx.claim(call, name, axis - first, atoms, Role.CARRIES)
@@ -64,7 +67,10 @@ def group_norm(ctx: RuleContext, call: Call) -> ChannelLabels:
     atoms = ctx.along(labels, 1, shape[1], "a group norm has one weight per channel")
     cells = atoms.reshape(concrete(call["num_groups"]), -1)
     if len(cells) > 1 and cells.shape[1] > 1:
-        ctx.balance(cells, "a group norm needs as many channels in every group", droppable=True)
+        if ctx.whole_cells:
+            as_cells(ctx, Factor((0, 1), cells), [0], "a group of a group norm goes as a whole", assumed=False)
+        else:
+            ctx.balance(cells, "a group norm needs as many channels in every group", droppable=True)
     for name in ("weight", "bias"):
         ctx.claim(call, name, 0, atoms, Role.CARRIES)
     ctx.count_attribute(call, "num_channels", atoms)
@@ -80,6 +86,7 @@ def prelu(ctx: RuleContext, call: Call) -> ChannelLabels:
     weight = call["weight"]
     slopes = (tuple(weight.shape) if hasattr(weight, "ndim") else ctx.shape(weight))[0]
     if slopes > 1:
+        labels = apart(ctx, labels, 1)
         atoms = ctx.along(labels, 1, shape[1], "a slope per channel")
         ctx.claim(call, "weight", 0, atoms, Role.CARRIES)
         ctx.count_attribute(call, "num_parameters", atoms)

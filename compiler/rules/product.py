@@ -7,7 +7,11 @@ stands there in the others, so the channels are tied; where it stays, the result
     attention   q [..., i, k], k [..., j, k], v [..., j, d] -> [..., i, d]
 
 Channels of attention heads stand over two letters, (head, channel). Every head keeps as many, each its own; a summed
-letter needs the same ones in both operands, head by head.
+letter needs the same ones in both operands, head by head. Where whole heads go (:mod:`.cells`), the letter that the
+operands share and the result keeps is that of the heads, which are tied from operand to operand and passed on:
+
+    matmul      [h, i, k] x [h, j, k]  -> [h, i, j]        queries, keys, scores
+    attention   [h, i, j] x [h, j, d]  -> [h, i, d]        scores, values
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Atoms, ChannelLabels, Factor
+from ..labels import Atoms, ChannelLabels, Factor, sorted_factor
 from ..ops import Call
 from ..shapes import is_tensor
+from .cells import may_be_cells, meet
+from .elementwise import lay_over
 from .registry import RuleContext, rule
 
 
@@ -33,7 +39,7 @@ def matmul(ctx: RuleContext, call: Call) -> ChannelLabels:
         return ctx.unknown(call, "a product with a vector")
     batch = "abcdefgh"[: max(ranks) - 2]
     terms = [batch[len(batch) - (ranks[0] - 2) :] + "ik", batch[len(batch) - (ranks[1] - 2) :] + "kj"]
-    return contract(ctx, call, [left, right], terms, batch + "ij")
+    return contract(ctx, call, [_operand(ctx, x) for x in (left, right)], terms, batch + "ij")
 
 
 @rule("attention")
@@ -43,12 +49,24 @@ def attention(ctx: RuleContext, call: Call) -> ChannelLabels:
     rank = len(ctx.shape(q))
     if len({len(ctx.shape(x)) for x in (q, k, v)}) > 1 or call.params.get("enable_gqa"):
         return ctx.unknown(call, "attention over different numbers of axes")
-    ctx.pin_all(ctx.env.get(call["attn_mask"]) if is_tensor(call["attn_mask"]) else None, "a mask of attention")
     batch = "abcdefgh"[: rank - 2]
     if call["scale"] is None:
         ctx.pin_all([ctx.labels(q), ctx.labels(k)], "attention scales by the number of channels")
-    contract(ctx, call, [q, k], [batch + "ik", batch + "jk"], batch + "ij")
-    return contract(ctx, call, [None, v], [batch + "ij", batch + "jd"], batch + "id")
+    found = contract(ctx, call, [_operand(ctx, x) for x in (q, k)], [batch + "ik", batch + "jk"], batch + "ij")
+    scores = (_masked(ctx, call, found), (*ctx.shape(q)[:-1], ctx.shape(k)[-2]))
+    return contract(ctx, call, [scores, _operand(ctx, v)], [batch + "ij", batch + "jd"], batch + "id")
+
+
+def _masked(ctx: RuleContext, call: Call, scores: ChannelLabels) -> ChannelLabels:
+    """Return the labels of the scores with the mask added: none, unless whole heads go."""
+    mask = call["attn_mask"]
+    if not ctx.whole_cells:
+        ctx.pin_all(ctx.env.get(mask) if is_tensor(mask) else None, "a mask of attention")
+        return ChannelLabels()
+    if not is_tensor(mask):
+        return scores
+    sizes = (*ctx.shape(call["query"])[:-1], ctx.shape(call["key"])[-2])
+    return lay_over(ctx, call, [scores, ctx.labels(mask)], [sizes, ctx.shape(mask)])
 
 
 @rule("einsum")
@@ -62,7 +80,7 @@ def einsum(ctx: RuleContext, call: Call) -> ChannelLabels:
     terms = given.split(",")
     if any(len(set(term)) < len(term) for term in terms) or len(terms) != len(operands):
         return ctx.unknown(call, "a product that takes a diagonal")
-    return contract(ctx, call, list(operands), terms, result)
+    return contract(ctx, call, [_operand(ctx, x) for x in operands], terms, result)
 
 
 @rule("normalize")
@@ -79,42 +97,59 @@ class _Member:
     atoms: Atoms
 
 
-def contract(ctx: RuleContext, call: Call, operands: Sequence[Any], terms: Sequence[str], result: str) -> ChannelLabels:
+Operand = tuple[ChannelLabels, tuple[int, ...]]
+"""Labels and shape."""
+
+
+def _operand(ctx: RuleContext, node: Any) -> Operand:
+    return ctx.labels(node), ctx.shape(node)
+
+
+def contract(
+    ctx: RuleContext, call: Call, operands: Sequence[Operand], terms: Sequence[str], result: str
+) -> ChannelLabels:
     """Tie what meets and return the labels of the result.
 
     Args:
         ctx: What ties and pins are written to.
         call: The operation.
-        operands: Nodes; ``None`` for an operand without channels.
+        operands: What is multiplied.
         terms: Letters of every operand.
         result: Letters of the result.
     """
     members: list[_Member] = []
     bare = [""] * len(operands)
     """Letters of every operand without channels."""
-    for index, (operand, term) in enumerate(zip(operands, terms, strict=True)):
-        labels = ctx.labels(operand)
+    for index, ((labels, sizes), term) in enumerate(zip(operands, terms, strict=True)):
         for factor in labels.factors:
             letters = "".join(term[axis] for axis in factor.axes)
-            if any(_spread(ctx, operands, terms, index, letter) for letter in letters):
+            if any(_spread(operands, terms, index, letter) for letter in letters):
                 ctx.pin(factor.atoms, "one channel is broadcast over many")
             else:
                 members.append(_Member(letters, factor.atoms))
-        sizes = ctx.shape(operand) if operand is not None else (0,) * len(term)
         covered = {axis for factor in labels.factors for axis in factor.axes}
         bare[index] = "".join(x for axis, x in enumerate(term) if axis not in covered and sizes[axis] != 1)
-    factors = [f for group in _connected(members) for f in _meet(ctx, call, group, bare, result)]
+    factors: list[Factor] = []
+    if ctx.whole_cells:
+        ctx.batches += [m.atoms for m in members if _is_batch(m.letters, terms, result)]
+    for group in _connected(members):
+        cells, assumed = _cells(ctx, group, terms, bare, result)
+        if cells:
+            factors += _meet_cells(ctx, call, group, bare, result, cells, assumed=assumed)
+        else:
+            factors += _meet(ctx, call, group, bare, result)
     return ctx.regular(ChannelLabels(tuple(factors)), f"{call.title} needs full rows")
 
 
-def _spread(ctx: RuleContext, operands: Sequence[Any], terms: Sequence[str], index: int, letter: str) -> bool:
+def _is_batch(letters: str, terms: Sequence[str], result: str) -> bool:
+    """Tell whether operands share these letters, and the result keeps them."""
+    return all(x in result and sum(x in term for term in terms) > 1 for x in letters)
+
+
+def _spread(operands: Sequence[Operand], terms: Sequence[str], index: int, letter: str) -> bool:
     """Tell whether an operand of size 1 along a letter is laid over others."""
-    sizes = [
-        ctx.shape(operand)[term.index(letter)]
-        for operand, term in zip(operands, terms, strict=True)
-        if operand is not None and letter in term
-    ]
-    return ctx.shape(operands[index])[terms[index].index(letter)] == 1 < max(sizes)
+    sizes = [shape[term.index(letter)] for (_, shape), term in zip(operands, terms, strict=True) if letter in term]
+    return operands[index][1][terms[index].index(letter)] == 1 < max(sizes)
 
 
 def _connected(members: Sequence[_Member]) -> list[list[_Member]]:
@@ -167,3 +202,55 @@ def _pinned(ctx: RuleContext, group: Sequence[_Member], reason: str) -> Sequence
     for member in group:
         ctx.pin(member.atoms, reason)
     return ()
+
+
+# Whole cells ----------------------------------------------------------------------------------------------------------
+
+
+def _cells(
+    ctx: RuleContext, group: Sequence[_Member], terms: Sequence[str], bare: Sequence[str], result: str
+) -> tuple[str, bool]:
+    """Return the letters of whole cells, if there are some, and whether that is only assumed.
+
+    Cells are what operands share and the result keeps; where channels are summed over as well (the heads' outputs,
+    projected and added up), the leading letters. What one operand has alone may be cells of a product to come.
+    """
+    several = [m for m in group if len(m.letters) > 1]
+    if not ctx.whole_cells or not several:
+        return "", False
+    letters = "".join(dict.fromkeys(x for m in several for x in m.letters))
+    shared = [x for x in letters if sum(x in term for term in terms) > 1]
+    alike = len({frozenset(m.letters) for m in group}) == 1
+    cells = [x for x in shared if x in result]
+    if not cells and not alike:
+        cells = [x for x in shared if x in several[0].letters[:-1]]
+    if cells and any(set(m.letters) - set(cells) for m in several):
+        return "".join(cells), False
+    own = "".join(x for x in several[0].letters[:-1] if x in result)
+    meets = not alike or any(m.letters[-1] in b for b in bare for m in several)
+    return (own if meets and may_be_cells(ctx) else ""), True
+
+
+def _meet_cells(
+    ctx: RuleContext,
+    call: Call,
+    group: Sequence[_Member],
+    bare: Sequence[str],
+    result: str,
+    cells: str,
+    *,
+    assumed: bool,
+) -> Sequence[Factor]:
+    """Tie the cells of one set of letters; return what the result has of them."""
+    free = [x for x in cells if not any(x in letters for letters in bare)]
+    if not free:
+        return _pinned(ctx, group, f"{call.title} multiplies cells by something that is fixed")
+    number = {x: i for i, x in enumerate(sorted({x for m in group for x in m.letters}))}
+    factors = [sorted_factor(m.atoms, [number[x] for x in m.letters]) for m in group]
+    met = meet(ctx, factors, [number[x] for x in free], f"{call.title} multiplies cell by cell", assumed=assumed)
+    if met is None:
+        return ()
+    names = [next(x for x, i in number.items() if i == axis) for axis in met.axes]
+    if not all(x in result for x in names):
+        return ()
+    return (sorted_factor(met.atoms, [result.index(x) for x in names]),)

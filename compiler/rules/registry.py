@@ -10,7 +10,7 @@ modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from ..dependency import KEEP, ArgUse, AttrUse, Balance, Count, Cut, Gather, ParamSlice, Pin, Role, Tie
+from ..dependency import KEEP, ArgUse, AttrUse, Balance, Cells, Count, Cut, Gather, ParamSlice, Pin, Role, Tie
 from ..errors import InternalError
 from ..labels import Atoms, ChannelLabels, Factor
 from ..layers import layer_class
@@ -49,8 +49,17 @@ def rule(*keys: str) -> Callable[[Rule], Rule]:
 class RuleContext:
     """What rules read from and write to. One per analysis."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, whole_cells: bool = False, not_cells: Collection[str] = ()) -> None:
         self.program = program
+        self.whole_cells = whole_cells
+        """Whether heads and groups go as wholes: see :mod:`.cells`."""
+        self.not_cells = frozenset(not_cells)
+        """Nodes at which rows of channels are known to be no cells."""
+        self.cells: list[Cells] = []
+        self.assumed: list[Cells] = []
+        """What was taken for cells until an operation treats it as a batch."""
+        self.batches: list[Atoms] = []
+        """What products treat as one."""
         self.env: dict[fx.Node, Labels] = {}
         self.chains: dict[fx.Node, fx.Node] = {}
         """Result of pure movement -> the one-axis tensor that it was moved from."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import ChannelLabels, reshape
+from ..labels import ChannelLabels, Reshaped, crowded, reshape
 from ..ops import Call
 from ..shapes import concrete
+from .cells import INSIDE
 from .elementwise import combine, connected
 from .movement import count_along, move, reduce_constant
 from .registry import Labels, RuleContext, rule
@@ -22,10 +23,18 @@ from .registry import Labels, RuleContext, rule
 def reshape_like(ctx: RuleContext, call: Call) -> Labels:
     """Any change of shape that keeps the order of elements."""
     before, after = ctx.shape(call.input), ctx.shape(call.node)
-    lost = reshape(ctx.labels(call.input), before, after).lost
     ctx.pin(_single(ctx.labels(call.input), before, after), f"{call.title} removes an axis of one channel")
-    ctx.pin(lost, f"{call.title} merges axes of different channels")
-    result = move(ctx, call, lambda labels: reshape(_placed(labels, before, after), before, after).labels)
+    inner = crowded(ctx.labels(call.input), before, after) if ctx.whole_cells else ()
+    for factor in inner:
+        ctx.pin(factor.atoms, INSIDE)
+
+    def moved(labels: ChannelLabels) -> Reshaped:
+        kept = _placed(labels, before, after).factors
+        dropped = {f.axes for f in inner}
+        return reshape(ChannelLabels(tuple(f for f in kept if f.axes not in dropped), labels.origin), before, after)
+
+    ctx.pin(moved(ctx.labels(call.input)).lost, f"{call.title} merges axes of different channels")
+    result = move(ctx, call, lambda labels: moved(labels).labels)
     if isinstance(result, ChannelLabels):
         counts = [count_along(result, axis) for axis in range(len(after))]
         if call.key == "reshape":

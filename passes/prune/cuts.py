@@ -73,7 +73,8 @@ def open_inputs(program: Program, deps: ChannelDependencies, *, everywhere: bool
     while True:
         wanted = [found for found in _sites(program, deps, everywhere) if found[0].node.name not in refused]
         copy, sites = _cut(program, deps, wanted)
-        found = analyze(copy, [cut for site in sites for cut in site.cuts]) if sites else deps
+        cuts = [cut for site in sites for cut in site.cuts]
+        found = analyze(copy, cuts, whole_cells=deps.whole_cells) if sites else deps
         entangled = {name for site, name in sites.items() if not _is_free(site, found)}
         if not entangled:
             return Opened(copy if sites else program, found, tuple(sites))

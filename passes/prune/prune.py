@@ -24,6 +24,7 @@ from ..base import Contract, Pass, PassResult, Remark, RemarkKind
 from ..slicing.plan import plan_of
 from ..slicing.rewrite import rewrite
 from ..slicing.tensors import KeptChannels, slice_tensors
+from .cells import inseparable
 from .criteria import criterion
 from .criteria.base import Context, Scores
 from .criteria.data import read
@@ -94,6 +95,9 @@ class Prune(Pass):
     """Kept widths are multiples of this, or untouched."""
     min_width: int = 1
     """No layer gets narrower than this (or than it was)."""
+    cells: Literal["shrink", "drop"] = "shrink"
+    """What becomes of attention heads and of groups of convolutions and group norms: all of them keep as many of their
+    channels, or whole ones go, and the others stay as they are inside."""
     select: Literal["none", "paying", "all"] = "none"
     """Whether layers may do without channels that others go on reading: where that saves more than a copy costs, or
     everywhere. For scope=global and scope=knapsack."""
@@ -141,6 +145,11 @@ class Prune(Pass):
             raise OptionError(
                 f"select={self.select} has no use for {where}", hint="scope=global or scope=knapsack, no sensitivity"
             )
+        if self.cells == "drop" and self.sensitivity is not None:
+            raise OptionError(
+                "cells=drop has no use for sensitivity: it was measured with heads and groups that shrink",
+                hint="leave one of them out",
+            )
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(f"ratio={self.ratio:g} is out of range", hint="fraction removed, 0 <= ratio < 1")
         for name, fraction in fractions.items():
@@ -164,13 +173,13 @@ class Prune(Pass):
     @no_collection()
     def run(self, program: Program) -> PassResult:
         """Prune; see :class:`~..base.Pass`."""
-        opened = Opened(program, analyze(program), ())
+        opened = Opened(program, analyze(program, whole_cells=self.cells == "drop"), ())
         if self.select != "none":
             opened = open_inputs(program, opened.deps, everywhere=self.select == "all")
         chosen = self.choose(opened)
         kept = chosen.kept
         tensors, indices = slice_tensors(opened.program, kept)
-        remarks = (*_analysis_remarks(opened.deps), *chosen.notes)
+        remarks = (*_analysis_remarks(opened.deps), *inseparable(opened, self.name), *chosen.notes)
         plan = plan_of(kept, indices)
         searched = self.latency is not None or self.scope == "knapsack"  # by the clock, or until time is up
         record = {"levels": chosen.levels.tolist()} if searched else {}
@@ -218,10 +227,11 @@ class Prune(Pass):
             scores = subsets.seen_from_the_front(scores, add=estimates_loss)
         selection = select(scores)
         given = [group for group in deps.groups if group.name not in unconstrained.layer_of]
-        stats: dict[str, int | float] = {"channels": sum(g.width for g in given)}
+        whole = np.ones_like(selection.keep(selection.full))
+        stats: dict[str, int | float] = {"channels": sum(g.channels(whole) for g in given)}
         levels = self._levels(unconstrained, selection, notes, stats)
         kept = unconstrained.settle(selection.keep(levels))
-        stats["removed"] = sum(int((~kept.classes[g.classes]).sum()) for g in given)
+        stats["removed"] = sum(g.channels(~kept.classes) for g in given)
         if opened.sites:
             stats |= {"slices": 0, "gathers": 0}
         for layer, taken, offered, slices, gathers in unconstrained.report(kept):
@@ -306,7 +316,8 @@ class Prune(Pass):
                 continue
             ratios[index] = ratio
             if len(selection.allowed[index]) < 2 and ratio > 0:
-                reason = group.pins[0].reason if group.pins else "its cells cannot shrink evenly"
+                cells = "none of its cells can go alone" if self.cells == "drop" else "its cells cannot shrink evenly"
+                reason = group.pins[0].reason if group.pins else cells
                 notes.append(Remark(RemarkKind.MISSED, self.name, group.name, f"stays as it is: {reason}"))
             others = [layer for layer in group.layers if not any(matches(p, layer) for p in self.layers)]
             if others:

@@ -88,10 +88,13 @@ class Selection:
 
     def _lay_out(self, count: int) -> None:
         self._cell = np.full(count, -1, dtype=np.int64)
+        self.units = np.ones(count, dtype=np.int64)
+        """Channels that each class stands for."""
         self._members: list[Ints] = []
         sizes: list[int] = []
         owners: list[int] = []
         for index, block in enumerate(self.blocks):
+            self.units[block.classes] = min(block.units)
             for cell in block.cells:
                 self._cell[cell] = len(sizes)
                 self._members.append(cell)
@@ -281,6 +284,9 @@ def _allowed_levels(block: Block, limits: Limits, forced: Bools) -> Ints:
     levels = np.arange(1, block.levels, dtype=np.int64)
     # A quota of size * level / levels covers what must stay from this level on, in every cell.
     lowest = int((-(-must * block.levels // sizes)).max())
-    total = block.widths(levels)
-    legal = (levels >= lowest) & (total >= min(limits.min_width, int(sizes.sum()))) & (total % limits.round_to == 0)
+    narrowest = block.widths(levels)
+    least = min(limits.min_width, min(block.units) * int(sizes.sum()))
+    legal = (levels >= lowest) & (narrowest >= least)
+    for unit in block.units:
+        legal &= unit * block.kept(levels) % limits.round_to == 0
     return np.append(levels[legal], block.levels)

@@ -105,7 +105,7 @@ class Widths:
     def _cost(self, model: CostModel, name: str, latency: LatencyModel | None = None) -> Callable[[Bools], float]:
         if name == "channels":
             unowned = len(self.selection.scores) - int(self.selection.keep(self.selection.full).sum())
-            return lambda keep: int(self.settle(keep).sum()) - unowned
+            return lambda keep: int(self.selection.units[self.settle(keep)].sum()) - unowned
         if name == LATENCY:
             assert latency is not None
             return lambda keep: latency(model.counts(keep))

@@ -17,8 +17,9 @@ def plan_of(kept: KeptChannels, indices: Mapping[str, Mapping[int, Kept]]) -> Pl
         kept: Which channels stay.
         indices: Kept indices per tensor and axis, as :func:`.tensors.slice_tensors` found them.
     """
+    whole = np.ones_like(kept.classes)
     groups = tuple(
-        PrunedGroup(g.name, g.layers, g.width, int(kept.classes[g.classes].sum())) for g in kept.deps.groups if g.layers
+        PrunedGroup(g.name, g.layers, g.channels(whole), g.channels(kept.classes)) for g in kept.deps.groups if g.layers
     )
     return Plan(indices, _kept_norms(kept), groups)
 
@@ -29,6 +30,6 @@ def _kept_norms(kept: KeptChannels) -> dict[str, Kept]:
         mask = kept.mask(atoms)
         if kept.stays_put(atoms):
             continue
-        rows = [np.flatnonzero(row).tolist() for row in mask if row.any()] if mask.ndim == 2 else None
+        rows = [np.flatnonzero(row).tolist() for row in mask] if mask.ndim == 2 else None
         found[node] = rows if rows is not None else kept.positions(atoms).tolist()
     return found

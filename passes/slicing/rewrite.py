@@ -29,6 +29,7 @@ from ...compiler.labels import ChannelLabels
 from ...compiler.ops import normalise, set_parameter
 from ...compiler.program import Program, TensorSpec, place, referenced_tree
 from ...compiler.shapes import concrete, infer_node, set_value, value_of
+from .sizes import rescaled
 from .tensors import KeptChannels, rebuild_modules
 
 
@@ -120,11 +121,11 @@ class _Rewriter:
         """Return ``current`` with the counted entries corrected; ``free`` if -1 means "whatever is left"."""
         if template is KEEP:  # a size that stays, even if it was written as a number that does not
             before = self.originally.get(current, current) if isinstance(current, fx.Node) else current
-            return before if _is_number(before) and before != concrete(current) else current
+            return self._number(current, before, at) if _is_number(before) and before != concrete(current) else current
         if isinstance(template, Count):
             count = self.kept.count(template)
             written = concrete(current)
-            return current if written == count or (free and written == -1) else count
+            return current if written == count or (free and written == -1) else self._number(current, count, at)
         if isinstance(template, slice):
             current = current if isinstance(current, slice) else slice(None)
             return slice(
@@ -148,6 +149,14 @@ class _Rewriter:
         if free and follows and not expands and -1 not in concrete(spread):
             filled[changed[0]] = -1  # a number that may follow the batch: "whatever is left" is right for all of them
         return filled if isinstance(current, list) else tuple(filled)
+
+    def _number(self, current: Any, wanted: Any, at: fx.Node) -> Any:
+        """Return a number in place of the written one: one that still follows the batch, if that did."""
+        found = rescaled(current, wanted, at) if isinstance(wanted, int) else None
+        if found is None:
+            return wanted
+        self.originally[found] = self.originally.get(current, value_of(current))
+        return found
 
     def _entry(self, sizes: fx.Node, index: int) -> fx.Node:
         with self.compact.graph.inserting_after(sizes):
@@ -212,9 +221,15 @@ class _Rewriter:
         """Tell whether the moves as written still give the kept channels in order."""
         gather = self.deps.gathers[node]
         if not gather.path:
-            ends = (self.deps.labels_of(gather.source), self.deps.labels_of(node))
-            return all(self.kept.whole(f.atoms) for labels in ends for f in labels.factors)
+            return bool(self._along(gather.source, gather.axis).all())
         return all(self._is_product(labels) for step in gather.path for labels in _each(self.deps.labels.get(step)))
+
+    def _along(self, source: fx.Node, axis: int) -> npt.NDArray[np.bool_]:
+        """Return which positions along an axis stay; rows of channels have the same ones there."""
+        factor = self.deps.labels_of(source).factor_at(axis)
+        assert factor is not None
+        mask = np.moveaxis(self.kept.mask(factor.atoms), factor.axes.index(axis), 0)
+        return np.asarray(mask.reshape(len(mask), -1).any(axis=1))
 
     def _is_product(self, labels: ChannelLabels) -> bool:
         for factor in labels.factors:
@@ -229,9 +244,7 @@ class _Rewriter:
 
     def _gather(self, node: fx.Node, gather: Gather) -> fx.Node:
         """``index_select`` of the kept positions from where they now stand in the source."""
-        factor = self.deps.labels_of(gather.source).factor_at(gather.axis)
-        assert factor is not None
-        mask = self.kept.mask(factor.atoms)
+        mask = self._along(gather.source, gather.axis)
         place_now = np.cumsum(mask) - 1
         positions = gather.positions[mask[gather.positions]]
         return self._select(node, self.moved[gather.source], gather.axis, place_now[positions])

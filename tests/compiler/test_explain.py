@@ -3,9 +3,11 @@
 import pytest
 from torch import Tensor, nn
 
+from secateur.cli import main
 from secateur.compiler.analysis import analyze
 from secateur.compiler.errors import OptionError
 from secateur.compiler.explain import Explanation
+from support.heads import HEAD_CASES
 from support.small import Grouped, Pinned, Residual, captured
 
 
@@ -56,6 +58,39 @@ def test_counts_that_stay_in_step() -> None:
     )
 
 
+def test_groups_that_may_go_as_wholes() -> None:
+    assert "  or whole ones go, 4 cells of 4 channels (cells=drop)" in str(explained(Grouped, "a")).splitlines()
+    program = captured(Grouped())
+    deps = analyze(program, whole_cells=True)
+    assert str(deps.explain(program, "a")).splitlines() == [
+        "a: 4 cells of 4 channels, which go as wholes, all may be removed but one",
+        "  coupled with b (group a)",
+    ]
+    assert "a and b are coupled: 4 of a's 4 cells live and die with cells of b" in str(deps.explain(program, "a", "b"))
+    assert "a group of a convolution goes as a whole (node b)" in str(deps.explain(program, "a", "b"))
+
+
+def test_whole_heads_are_in_step_by_themselves() -> None:
+    program = HEAD_CASES["Fused"].program()
+    assert "counts must stay in step" in str(analyze(program).explain(program, "qkv"))
+    assert str(analyze(program, whole_cells=True).explain(program, "qkv")).splitlines() == [
+        "qkv: 4 cells of 15 channels, which go as wholes, all may be removed but one",
+        "  coupled with no other layer",
+    ]
+
+
+class Mixed(Grouped):
+    """Groups of three after groups of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Sequential(nn.Conv2d(24, 9, 1, groups=3), nn.Conv2d(9, 2, 1))
+
+
+def test_groups_that_may_not_go_as_wholes() -> None:
+    assert str(explained(Mixed, "a")).endswith("whole ones (cells=drop) stay, since they go together")
+
+
 def test_one_free_layer() -> None:
     found = explained(Residual, "inner")
     assert (found.width, found.prunable, found.coupled, found.pins) == (6, 6, (), ())
@@ -98,3 +133,11 @@ def test_unknown_layers(name: str, what: str, hint: str) -> None:
         explained(WithRelu, "stem", name)
     assert caught.value.what == what
     assert caught.value.hint == hint
+
+
+def test_cells_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["support.small:Grouped", "--input", "1x3x8x8", "--weights", "none", "--quiet", "--cells", "drop"]
+    assert main(["explain", model[0], "b", *model[1:]]) == 0
+    assert capsys.readouterr().out.startswith("b: 4 cells of 6 channels, which go as wholes")
+    assert main(["inspect", *model]) == 0
+    assert "cells     4 x 4 channels, which go as wholes" in capsys.readouterr().out

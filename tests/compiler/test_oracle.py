@@ -83,6 +83,37 @@ def test_statistics_over_the_wrong_channels_are_caught(name: str) -> None:
     assert not prove(program_of(name), module, wrong).holds
 
 
+def test_the_wrong_groups_of_a_norm_are_caught() -> None:
+    """A norm without weights, of which nothing but the plan of norms tells which groups remain."""
+    module, plan = pruned("functional_group_norm", cells="drop")
+    groups: dict[str, Any] = {node: list(kept) for node, kept in plan.norms.items()}
+    node = next(node for node, kept in groups.items() if len(kept) == 4)
+    assert sorted(map(len, groups[node])) == [0, 0, 3, 3]
+    assert prove(program_of("functional_group_norm"), module, plan).holds
+    wrong = replace(plan, norms={**groups, node: groups[node][::-1]})
+    assert not prove(program_of("functional_group_norm"), module, wrong).holds
+
+
+class Divided(nn.Module):
+    """Removed channels are divided by zero: their own scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.scale = nn.Conv2d(3, 8, 3), nn.Parameter(torch.rand(8, 1, 1) + 1)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x) / self.scale)
+
+
+def test_nothing_by_nothing_is_read_as_nothing() -> None:
+    result, proof = prune(trace(Divided(), torch.zeros(2, 3, 8, 8)), ratio=0.5)
+    assert not proof.vacuous
+    nn.init.ones_(result.program.module.get_parameter("scale"))
+    assert result.plan is not None
+    assert not prove(trace(Divided(), torch.zeros(2, 3, 8, 8)), result.program.module, result.plan).holds
+
+
 def test_a_bias_that_was_dropped_is_caught() -> None:
     module, plan = pruned("plain")
     nn.init.zeros_(module.get_parameter("stem.bias"))

@@ -32,6 +32,9 @@ def test_json_and_back() -> None:
         # The later plan drops the second group.
         ({1: [[0, 1], [1, 2], [0, 3]]}, {0: [0, 1, 8, 9]}),
         ({0: [0, 1, 4, 5, 8, 9], 1: [[0, 1], [1, 2], [0, 3]]}, {0: [1, 5], 1: [[1], [0]]}),
+        # It leaves one group, and a third plan sees an ordinary convolution.
+        ({0: [4, 5, 6, 7], 1: [[1, 2, 3]]}, {0: [0, 2], 1: [0, 2]}),
+        ({0: [4, 5, 6, 7]}, {0: [0, 2], 1: [0, 2]}),
     ],
 )
 def test_one_after_the_other_is_indexing_twice(first: dict[int, Kept], later: dict[int, Kept]) -> None:
@@ -54,6 +57,14 @@ def test_norms() -> None:
         first.then(Plan(norms={"group": [[0]]}), SHAPES)
 
 
+def test_norms_whose_groups_went() -> None:
+    first = Plan(norms={"group": [[0, 2], [], [1, 3], []]})
+    later = Plan(norms={"group": [[], [1]]})
+    assert first.then(later, SHAPES).norms == {"group": [[], [], [3], []]}
+    with pytest.raises(InternalError, match="the normalisation group cannot be joined"):
+        first.then(Plan(norms={"group": [[1], [0], [1]]}), SHAPES)
+
+
 def test_groups_keep_their_original_widths() -> None:
     first = Plan(groups=(PrunedGroup("a", ("a",), 8, 6), PrunedGroup("b", ("b",), 4, 4)))
     later = Plan(groups=(PrunedGroup("a", ("a",), 6, 3), PrunedGroup("c", ("c",), 2, 1)))
@@ -62,6 +73,16 @@ def test_groups_keep_their_original_widths() -> None:
         PrunedGroup("b", ("b",), 4, 4),
         PrunedGroup("c", ("c",), 2, 1),
     )
+
+
+def test_groups_that_were_counted_otherwise() -> None:
+    """Whole heads, and what they are coupled with, before and after channels of q and k, and of v."""
+    heads = Plan(groups=(PrunedGroup("bias", ("bias", "qkv"), 64, 32),))
+    channels = Plan(groups=(PrunedGroup("bias", ("bias",), 2, 2), PrunedGroup("qkv", ("qkv",), 64, 48)))
+    assert heads.then(channels, SHAPES).groups == (PrunedGroup("bias", ("bias", "qkv"), 64, 24),)
+    channels = Plan(groups=(PrunedGroup("a", ("a",), 24, 12), PrunedGroup("b", ("b",), 36, 24)))
+    heads = Plan(groups=(PrunedGroup("a", ("a", "b"), 12, 6),))
+    assert [g.after for g in channels.then(heads, SHAPES).groups] == [6, 12]
 
 
 def test_plans_are_composed_in_order_and_steps_without_one_left_out() -> None:

@@ -30,6 +30,18 @@ def test_text_says_what_stays_and_what_shrinks_alike() -> None:
     assert "cumsum" in text
 
 
+def test_text_says_what_goes_as_a_whole() -> None:
+    program = captured(Grouped())
+    lines = render(analyze(program, whole_cells=True), program).splitlines()
+    assert lines[0].endswith("2 groups of coupled layers, 4 of 8 channels and cells may be removed")
+    assert lines[2:6] == [
+        "a: 4 cells",
+        "  coupled   a, b",
+        "  read by   b, c",
+        "  cells     4 x 4 channels, which go as wholes",
+    ]
+
+
 def test_json_has_the_documented_keys() -> None:
     found = json.loads(rendered(Residual, "json"))
     assert sorted(found) == "balances channels edges format groups inputs layers model prunable".split()

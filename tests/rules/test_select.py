@@ -1,9 +1,14 @@
 """Splits, slices and picks."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-from torch import fx
+import torch
+from torch import Tensor, fx
 
+from secateur.compiler.capture import trace
+from support.heads import HEAD_CASES, INSIDE, WIDTH, Attention, N
 from support.pruning import deps_of, group_of, kept_of, program_of, prune, reasons, use_of
 
 
@@ -84,3 +89,38 @@ def test_a_batch_shuffle_is_understood() -> None:
     stem = use_of(deps, "stem.weight").atoms
     assert np.array_equal(use_of(deps, "a.weight", 1).atoms, stem[1::2])
     assert np.array_equal(use_of(deps, "head.weight", 1).atoms[:4], stem[::2])
+
+
+class TurnedInside(Attention):
+    """Picks among the channels of every head."""
+
+    def split(self, x: Tensor) -> Any:
+        q, k, v = super().split(x)
+        return q.roll(1, -1) + q[..., [4, 3, 2, 1, 0]], k.roll(1, -1), v
+
+
+class TurnedHeads(Attention):
+    """Picks among heads: queries meet keys of others."""
+
+    def split(self, x: Tensor) -> Any:
+        q, k, v = super().split(x)
+        return q, k.roll(2, 1), v.roll(2, 1)
+
+
+@pytest.mark.parametrize("cells", ["shrink", "drop"])
+@pytest.mark.parametrize("module", [TurnedInside, TurnedHeads])
+def test_picks_among_rows_of_channels(module: type[Attention], cells: str) -> None:
+    for seed in range(3):  # the first head goes, or stays
+        result, _ = prune(
+            trace(module(), torch.zeros(2, N, WIDTH)), ratio=0.5, cells=cells, criterion="random", seed=seed
+        )
+        if cells == "drop":
+            assert result.program.attribute("qkv.weight").shape[0] == 2 * 3 * INSIDE
+
+
+def test_rows_are_picked_by_the_index_that_was_given_where_all_of_them_stay() -> None:
+    """The columns of the table go, and its rows do not."""
+    result, _ = prune(HEAD_CASES["Windows"].program(), ratio=0.5, cells="drop")
+    assert result.program.attribute("table").shape == (11, 2)
+    assert "index" in dict(result.program.tensors())
+    assert not [name for name, _ in result.program.tensors() if "gather" in name]

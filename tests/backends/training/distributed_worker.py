@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from secateur.backends import weights_file
-from secateur.backends.training.loop import fit, make_fabric
+from secateur.backends.training.loop import fit, leave, make_fabric
 from secateur.backends.training.recipe import Recipe
 from support.training import data
 
@@ -24,6 +24,7 @@ def main() -> None:
     history = fit(module, data(), recipe, fabric=fabric)
     state = {**module.state_dict(), "top1": torch.tensor([f["top1"] for f in history.epochs])}
     weights_file.save(state, Path(sys.argv[1]) / f"{fabric.global_rank}.safetensors")
+    leave()
 
 
 if __name__ == "__main__":
