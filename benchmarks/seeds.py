@@ -43,14 +43,15 @@ def checks(records: Mapping[str, Any]) -> list[Check]:
 
 def report(head: Mapping[str, Any], records: Mapping[str, Any]) -> list[str]:
     """Return seeds.md."""
+    from secateur.backends.training.chain import COLUMNS, cells
+
     lines = ["# The papers' experiments, on JPEG files", "", *describe(head), "", *map(str, checks(records)), ""]
     lines += [
         "CIFAR-10 as strongly compressed JPEG files: accuracies compare with one another, not with the papers'. "
-        "*epochs*: of the recipe, scaled as stated. *as masked*: the compact network predicts what the masked one "
-        "does, for so many test images.",
+        "*epochs*: of the recipe, scaled as stated. *predictions as masked*: the compact network predicts what the "
+        "masked one does, for so many test images.",
         "",
     ]
-    columns = ("stage", "epochs", "parameters", "MACs", "file KiB", "top-1 %", "mean of last 5", "as masked")
     for name, record in sorted(records.items()):
         asked = record["asked"]
         images = f", {asked['images']:,} training images" if asked["images"] else ""
@@ -58,19 +59,8 @@ def report(head: Mapping[str, Any], records: Mapping[str, Any]) -> list[str]:
         lines += [f"## {name} ({record['model']})", "", f"Paper: {record['paper']}.", ""]
         lines += [f"Epochs x {asked['scale']:g}{images}, seed {asked['seed']}{'; ' if changes else ''}{changes}.", ""]
         first = record["stages"][0]
-        rows = [
-            [
-                r["stage"],
-                str(r["epochs"]),
-                *(f"{r[key]:,} ({r[key] / first[key]:.1%})" for key in ("params", "macs")),
-                f"{r['bytes'] / 1024:,.0f}",
-                f"{r['top1']:.2f}" if r["top1"] is not None else "-",
-                f"{r['mean_of_last_5']:.2f}" if "mean_of_last_5" in r else "-",
-                f"{r['same_as_masked']:,}" if r["same_as_masked"] else "-",
-            ]
-            for r in record["stages"]
-        ]
-        lines += [*table(columns, rows), ""]
+        rows = [cells(row, first) for row in record["stages"]]
+        lines += [*table(COLUMNS, rows), ""]
     return lines
 
 

@@ -31,6 +31,7 @@ from .recipe import Recipe
 from .run import prepare, run_folder, train
 from .splits import Share
 
+COLUMNS = ("stage", "epochs", "parameters", "MACs", "file, KiB", "top-1 %", "mean of last 5", "predictions as masked")
 SELF = "-"
 """Stands for the experiment's model."""
 _BATCH = 250
@@ -246,6 +247,15 @@ def _write(output: Path, results: Mapping[str, Any]) -> None:
         partial.replace(output / file)
 
 
+def cells(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+    """Return a stage's results as text, in the order of ``COLUMNS``; sizes also relative to the first stage's."""
+    share = [f"{row[key]:,} ({row[key] / first[key]:.1%})" for key in ("params", "macs")]
+    top1 = f"{row['top1']:.2f}" if row["top1"] is not None else "-"
+    mean = f"{row['mean_of_last_5']:.2f}" if "mean_of_last_5" in row else "-"
+    same = f"all {row['same_as_masked']:,}" if row["same_as_masked"] else "-"
+    return [row["stage"], str(row["epochs"]), *share, f"{row['bytes'] / 1024:,.0f}", top1, mean, same]
+
+
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the results as a table."""
     first = results["stages"][0]
@@ -255,14 +265,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"Paper: {results['paper']}. Here: {results['asked']['data']}, epochs x {results['asked']['scale']:g}, "
         f"seed {results['asked']['seed']}.",
         "",
-        "| stage | epochs | parameters | MACs | file, KiB | top-1 % | mean of last 5 | predictions as masked |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|---|{'---:|' * (len(COLUMNS) - 1)}",
     ]
     for row in results["stages"]:
-        share = [f"{row[key]:,} ({row[key] / first[key]:.1%})" for key in ("params", "macs")]
-        top1 = f"{row['top1']:.2f}" if row["top1"] is not None else "-"
-        mean = f"{row['mean_of_last_5']:.2f}" if "mean_of_last_5" in row else "-"
-        same = f"all {row['same_as_masked']:,}" if row["same_as_masked"] else "-"
-        cells = [row["stage"], str(row["epochs"]), *share, f"{row['bytes'] / 1024:,.0f}", top1, mean, same]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells(row, first))} |")
     return "\n".join(lines) + "\n"

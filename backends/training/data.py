@@ -119,6 +119,8 @@ def _folders(data: str, val: str | None) -> tuple[str, str]:
     first = next((str(inside[name]) for name in _TRAIN if name in inside), None)
     second = next((str(inside[name]) for name in _TEST if name in inside), None)
     if first is None:
+        if not folder.is_dir():
+            find_files(data)  # says what is wrong with it
         first, second = data, None
     if val is None and second is None:
         raise SourceError(

@@ -7,7 +7,7 @@ them fewer. Importing this file imports no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 
@@ -45,7 +45,6 @@ class Experiment:
     stages: tuple[Train | Compile, ...]
     paper: str
     """What is reported for it, in a sentence."""
-    data: str = field(default="CIFAR-10")
 
 
 _SGD: Final = {"batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "multistep"}

@@ -181,7 +181,7 @@ class _Loop:
     def run_all(self) -> History:
         self._resume()
         if not self.run.epoch:
-            self.history.dense = self._evaluate()
+            self.history.dense = self._first_look()
         for callback in self.callbacks:
             callback.begin(self.run)
         for _ in range(self.run.epoch, self.recipe.epochs):
@@ -278,6 +278,17 @@ class _Loop:
             )
         share = f"{number} of {self.run.steps_per_epoch} steps"
         self.progress(f"epoch {self.run.epoch + 1} of {self.recipe.epochs}: {share}, loss {loss:.3f}")
+
+    def _first_look(self) -> dict[str, float]:
+        """Evaluate before the first step, where images that the network does not take show themselves."""
+        try:
+            return self._evaluate()
+        except RuntimeError as error:
+            raise CompilerError(
+                f"the network does not take these images: {str(error).splitlines()[0]}",
+                where=self.data.test.name,
+                hint="look at --preprocess, and at what the network's first layer takes",
+            ) from error
 
     def _evaluate(self) -> dict[str, float]:
         """Return top-1 and top-5 in percent, over all processes."""

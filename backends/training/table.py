@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from .chain import COLUMNS, cells
+
 
 def table(report: Mapping[str, Any], directory: str) -> RenderableType:
     """Return the summary of a run.
@@ -31,7 +33,8 @@ def table(report: Mapping[str, Any], directory: str) -> RenderableType:
     made = Table.grid(padding=(0, 2))
     for name, value in rows:
         made.add_row(f"  {name}", value)
-    return Group(f"{report['name']}: trained for {run['epochs']} epochs in {run['seconds']:,.0f} s", made)
+    epochs = f"{run['epochs']} epoch{'s' * (run['epochs'] > 1)}"
+    return Group(f"{report['name']}: trained for {epochs} in {run['seconds']:,.0f} s", made)
 
 
 def stages(results: Mapping[str, Any], directory: str) -> RenderableType:
@@ -43,14 +46,10 @@ def stages(results: Mapping[str, Any], directory: str) -> RenderableType:
     """
     first = results["stages"][0]
     made = Table(box=None, padding=(0, 2))
-    for name in ("stage", "epochs", "parameters", "MACs", "top-1 %", "mean of last 5", "predictions as masked"):
+    for name in COLUMNS:
         made.add_column(name, justify="left" if name == "stage" else "right")
     for row in results["stages"]:
-        same = f"all {row['same_as_masked']:,}" if row["same_as_masked"] else "-"
-        mean = f"{row['mean_of_last_5']:.2f}" if "mean_of_last_5" in row else "-"
-        top1 = f"{row['top1']:.2f}" if row["top1"] is not None else "-"
-        shares = [f"{row[key]:,} {row[key] / first[key]:.1%}" for key in ("params", "macs")]
-        made.add_row(row["stage"], str(row["epochs"]), *shares, top1, mean, same)
+        made.add_row(*cells(row, first))
     asked = results["asked"]
     title = f"{asked['experiment']} ({results['model']}), epochs x {asked['scale']:g}; paper: {results['paper']}"
     return Group(title, made, f"  written  {directory}/results.md, results.json")

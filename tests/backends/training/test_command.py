@@ -132,7 +132,8 @@ def test_class_folders_are_trained_on(invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--data", "nowhere"), "nothing says what to test on"),
+        (("--data", "nowhere"), "there is no folder 'nowhere'"),
+        (("--data", "."), "nothing says what to test on"),
         (("--data", "digits", "--lr", "0"), "lr is 0"),
         (("--data", "digits", "--method", "sift"), "no training method 'sift'"),
         (("--data", "digits", "--method", "soft{rate=2}"), "rate=2"),

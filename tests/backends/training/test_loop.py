@@ -155,6 +155,11 @@ def test_too_many_classes_are_told_before_the_first_step() -> None:
     assert all(torch.equal(before[name], t) for name, t in module.state_dict().items())
 
 
+def test_images_that_the_network_does_not_take_are_one_message() -> None:
+    with pytest.raises(CompilerError, match=r"does not take these images: .*to have 5 channels"):
+        fit(nn.Sequential(nn.Conv2d(5, 3, 1), nn.Flatten()), data(), RECIPE)
+
+
 def test_a_model_that_is_no_classifier_is_refused() -> None:
     with pytest.raises(CompilerError, match="a row of logits per image"):
         fit(nn.Conv2d(3, 3, 1), data(), RECIPE)
