@@ -56,7 +56,7 @@ def commit() -> str:
         revision = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("COMMIT", "unknown")  # a copy without its history has to be told
     return revision + (" with uncommitted changes" if changed else "")
 
 
@@ -73,7 +73,16 @@ def machine() -> Json:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
         "os": _first_match(Path("/etc/os-release"), r'PRETTY_NAME="(.+)"') or platform.system(),
         "arch": platform.machine(),
-    }
+    } | ({"accelerator": accelerator()} if accelerator() else {})
+
+
+def accelerator() -> str:
+    """Return the name of the accelerator, if the machine has one that torch can use."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip().splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return ""
 
 
 def _first_match(path: Path, pattern: str) -> str:
@@ -101,7 +110,8 @@ def describe(head: Mapping[str, Any]) -> list[str]:
     return [
         f"- command: `{head['command']}`",
         f"- date: {head['date']}, commit {head['commit']}",
-        f"- machine: {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB memory, {on['os']}, {on['arch']}",
+        f"- machine: {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB memory, {on['os']}, {on['arch']}"
+        + (f", {on['accelerator']}" if "accelerator" in on else ""),
         "- versions: " + ", ".join(f"{name} {version}" for name, version in known.items()),
         f"- torch threads: {head['torch_threads']}",
     ]

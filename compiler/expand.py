@@ -156,7 +156,7 @@ class _Opening(SizedTracing):
     def _open(self, node: fx.Node) -> bool:
         """Run a composite; whether that went well."""
         self.block = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
-        last = next(reversed(self.graph.nodes), None)
+        last = next(iter(reversed(self.graph.nodes)), None)
         given: dict[fx.Node, Any] = {n: self._value(self.made[n]) for n in node.all_input_nodes}
         args, kwargs = mapped((node.args, dict(node.kwargs)), given.__getitem__)
         try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,11 +30,23 @@ from .shapes import concrete, value_of
 class MaskedOriginal(fx.Interpreter):
     """Interpret ``program`` as its masked self under ``plan``, with other weights if ``state`` gives some."""
 
-    def __init__(self, program: Program, plan: Plan, state: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        plan: Plan,
+        state: Mapping[str, Tensor] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__(_Owner(program), graph=program.graph)
         self.program = program
         self.plan = plan
         self.state = state or {}
+        self.device = device
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute the graph on inputs in float64, which are on the device that was given, by default the CPU."""
+        with self.device or nullcontext():  # whatever is made on the way is made there
+            return super().run(*args, **kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         """Execute one node in float64."""
@@ -148,7 +161,7 @@ class MaskedOriginal(fx.Interpreter):
 
     def _value(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor with zeros for everything that was removed, so that removed channels are born as zeros."""
-        value = self.state[name] if name in self.state else double(tensor)
+        value = self.state[name] if name in self.state else double(tensor).to(self.device)
         if not value.is_floating_point() or name.rpartition(".")[2].startswith("running_"):
             return value
         for axis, kept in self.plan.kept.get(name, {}).items():

@@ -14,21 +14,22 @@ def shift_flip(images: Tensor, generator: torch.Generator, *, shift: int = SHIFT
     """Pad with zeros, cut out a part of the old size anywhere, and mirror every other image.
 
     Args:
-        images: [N, C, H, W], of any type; zeros should stand for black, so normalise afterwards.
-        generator: Of the draws, on the CPU: 2 N + N numbers.
+        images: [N, C, H, W], of any type, on any device; zeros should stand for black, so normalise afterwards.
+        generator: Of the draws, on the CPU, so that they are the same for all devices: 2 N + N numbers.
         shift: Pixels of padding on every side.
 
     Returns:
         [N, C, H, W] in channels-last memory.
     """
     count, _, height, width = images.shape
-    top, left = torch.randint(0, 2 * shift + 1, (2, count), generator=generator)
-    flip = torch.rand(count, generator=generator) < 0.5
-    rows = top[:, None] + torch.arange(height)
-    across = torch.arange(width).expand(count, -1)
+    device = images.device
+    top, left = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).to(device)
+    flip = (torch.rand(count, generator=generator) < 0.5).to(device)
+    rows = top[:, None] + torch.arange(height, device=device)
+    across = torch.arange(width, device=device).expand(count, -1)
     columns = left[:, None] + torch.where(flip[:, None], across.flip(1), across)
     padded = F.pad(images, (shift, shift, shift, shift))
-    which = torch.arange(count)[:, None, None]
+    which = torch.arange(count, device=device)[:, None, None]
     found = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
     return found.permute(0, 3, 1, 2)
 

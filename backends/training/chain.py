@@ -25,6 +25,7 @@ from ..progress import Progress
 from . import log
 from .data import Data, open_data
 from .experiments import EXPERIMENTS, Compile, Experiment, Train
+from .loop import make_fabric
 from .methods.catalog import build
 from .objective import all_logits
 from .recipe import Recipe
@@ -69,6 +70,7 @@ def run_experiment(name: str, settings: Settings, progress: Progress) -> dict[st
     _check_output(name, settings)
     rows: list[dict[str, Any]] = []
     results: dict[str, Any] = {}
+    images = _Images(settings)
     for place, stage in enumerate(experiment.stages):
         folder = settings.output / stage.name
         if (folder / "report.json").is_file():
@@ -76,7 +78,7 @@ def run_experiment(name: str, settings: Settings, progress: Progress) -> dict[st
         else:
             progress.log(f"{stage.name}: {_told(stage, settings)}")
             before = stage.of or (experiment.stages[place - 1].name if place else SELF)
-            _run_stage(experiment, stage, before, place == 0, settings, progress)
+            _run_stage(experiment, stage, before, place == 0, images, progress)
         report = artefact.read_report(folder)
         rows.append(_row(stage.name, report))
         results = _results(name, experiment, settings, rows)
@@ -125,20 +127,31 @@ def recipe_of(stage: Train, settings: Settings) -> Recipe:
     return replace(recipe, epochs=max(1, round(recipe.epochs * settings.scale)))
 
 
+class _Images:
+    """Opens the images once for all stages: their networks take the same."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._data: Data | None = None
+
+    def of(self, model: ModelInput) -> Data:
+        """Return the images as a network takes them."""
+        if self._data is None:
+            given = self.settings
+            self._data = open_data(
+                model, given.data, val=given.val, preprocess=given.preprocess, limit=given.images, seed=given.seed
+            )
+        return self._data
+
+
 def _run_stage(
-    experiment: Experiment, stage: Train | Compile, before: str, first: bool, settings: Settings, progress: Progress
+    experiment: Experiment, stage: Train | Compile, before: str, first: bool, images: _Images, progress: Progress
 ) -> None:
+    settings = images.settings
     source = experiment.model if before == SELF else str(settings.output / before)
     weights = (settings.weights or "none") if before == SELF else None
     model = inputs.load(source, weights=weights, seed=settings.seed)
-    data = open_data(
-        model,
-        settings.data,
-        val=settings.val,
-        preprocess=settings.preprocess,
-        limit=settings.images,
-        seed=settings.seed,
-    )
+    data = images.of(model)
     folder = settings.output / stage.name
     if isinstance(stage, Compile) or (first and settings.weights is not None):
         pipeline = stage.pipeline if isinstance(stage, Compile) else ""
@@ -163,7 +176,7 @@ def _run_stage(
     )
     assert trained is not None
     if trained.compiled.report["pipeline"]:
-        _measure(trained.compiled, data, progress, dense=model.module)
+        _measure(trained.compiled, data, settings, progress, dense=model.module)
     trained.save(folder)
     checkpoints.clear()
 
@@ -171,7 +184,6 @@ def _run_stage(
 def _compile(
     model: ModelInput, data: Data, pipeline: str, folder: Path, settings: Settings, progress: Progress
 ) -> None:
-
     passes = PassPipeline.parse(pipeline) if pipeline else PassPipeline(())
     compiled = compile(
         model.module,
@@ -182,16 +194,19 @@ def _compile(
         source=model.spec,
         progress=progress.tick,
     )
-    _measure(compiled, data, progress)
+    _measure(compiled, data, settings, progress)
     compiled.save(folder)
 
 
-def _measure(compiled: Compiled, data: Data, progress: Progress, dense: torch.nn.Module | None = None) -> None:
-    """Note top-1, and that the masked network predicts the same for every test image.
+def _measure(
+    compiled: Compiled, data: Data, settings: Settings, progress: Progress, dense: torch.nn.Module | None = None
+) -> None:
+    """Note top-1, and that the masked network predicts the same for every test image, in float64.
 
     Args:
         compiled: Whose report is completed.
         data: To test on.
+        settings: Say on what device.
         progress: Told what is being done.
         dense: The network with its masks, where training left them in; else the mask oracle stands for it.
 
@@ -199,21 +214,25 @@ def _measure(compiled: Compiled, data: Data, progress: Progress, dense: torch.nn
         CompilerError: A prediction differs.
     """
     progress.tick("comparing predictions")
-    module = compiled.module.double().eval()
+    found = make_fabric(Recipe(), accelerator=settings.accelerator).device
+    device = found if found.type == "cuda" else torch.device("cpu")  # others may not know float64
+    module = compiled.module.to(device, torch.float64).eval()
     masked: Callable[[torch.Tensor], Any] = (
-        dense.double().eval() if dense is not None else MaskedOriginal(compiled.original, compiled.plan).run
+        dense.to(device, torch.float64).eval()
+        if dense is not None
+        else MaskedOriginal(compiled.original, compiled.plan, device=device).run
     )
     right = seen = different = 0
     with torch.no_grad():
-        for images, labels in data.test.testing(_BATCH, Share()):
+        for images, labels in data.test.placed(device).testing(_BATCH, Share()):
             compact = all_logits(module(images.double()))[0].argmax(1)
             wanted = all_logits(masked(images.double()))[0].argmax(1)
             different += int((compact != wanted).sum())
             right += int((compact == labels).sum())
             seen += len(labels)
-    compiled.module.float()
+    compiled.module.to("cpu", torch.float32)
     if dense is not None:
-        dense.float()
+        dense.to("cpu", torch.float32)
     if different:
         raise CompilerError(f"{different} of {seen} predictions differ from those of the masked network")
     compiled.report["predictions"] = {"images": seen, "same_as_masked": True, "top1": 100 * right / seen}

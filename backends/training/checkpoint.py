@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from .callback import Callback
 
 _STATE, _BEST, _RUN = "state.safetensors", "best.safetensors", "run.json"
 _PREFIX: Final = "epoch-"
+_SHARE: Final = 0.05
+"""Of the time of a run that writing checkpoints may take."""
 
 
 @dataclass
@@ -42,6 +45,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._next = 0.0
+
+    def due(self) -> bool:
+        """Tell whether enough time has passed since the last one was written, so that training is not slowed down."""
+        return time.monotonic() >= self._next
 
     def latest(self) -> Saved | None:
         """Read the newest checkpoint; ``None`` if there is none.
@@ -66,6 +74,7 @@ class Checkpoints:
         Raises:
             ArtefactError: It cannot be written.
         """
+        begin = time.monotonic()
         name = f"{_PREFIX}{record['epoch']:06d}"
         work, place = self.folder / f"{name}.part", self.folder / name
         try:
@@ -82,6 +91,8 @@ class Checkpoints:
         for other in self.folder.glob(f"{_PREFIX}*"):
             if other != place:
                 shutil.rmtree(other, ignore_errors=True)
+        end = time.monotonic()
+        self._next = end + (end - begin) / _SHARE
 
     def clear(self) -> None:
         """Remove the folder."""

@@ -35,6 +35,10 @@ class Data:
     spec: dict[str, Any]
     """What was opened, for the record."""
 
+    def placed(self, device: torch.device) -> Data:
+        """Return the same images, on a device where they are held in memory."""
+        return Data(self.train.placed(device), self.test.placed(device), self.spec)
+
 
 def open_data(
     model: ModelInput,

@@ -154,8 +154,9 @@ class _Loop:
         progress: Progress,
         log: Callable[[dict[str, float]], None] | None,
     ) -> None:
-        self.data, self.recipe, self.seed = data, recipe, seed
+        self.recipe, self.seed = recipe, seed
         self.fabric = fabric or make_fabric(recipe)
+        self.data = data.placed(self.fabric.device)
         self.share = Share(self.fabric.global_rank, self.fabric.world_size)
         self.progress, self.log = progress, log
         self.average = Average(recipe.ema) if recipe.ema is not None else None
@@ -303,7 +304,7 @@ class _Loop:
             for images, labels in split.testing(self.recipe.batch_size, self.share):
                 logits = all_logits(module(self._moved(images)))[0].float().cpu()
                 outputs = self._checked(logits, split)
-                ranks = ranks_of(logits, labels)
+                ranks = ranks_of(logits, labels.cpu())
                 found = [(ranks == 0).sum(), (ranks < _FIVE).sum(), torch.tensor(len(ranks))]
                 counts += torch.stack(found).to(counts)
         first, best, seen = cast("Tensor", self.fabric.all_reduce(counts, reduce_op="sum")).tolist()
@@ -337,7 +338,8 @@ class _Loop:
     def _save(self) -> None:
         if self.checkpoints is None:
             return
-        if self.fabric.is_global_zero:
+        last = self.run.epoch == self.recipe.epochs
+        if self.fabric.is_global_zero and (last or self.checkpoints.due()):
             done = {"epoch": self.run.epoch, "step": self.run.step, "asked": self.record}
             done |= {"history": self.history.epochs, "best": self.history.best, "before": self.history.dense}
             self.checkpoints.save(pack(self.run.module, self.run.optimizer, self.callbacks), self.best, done)

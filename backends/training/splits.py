@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,11 @@ class Split(ABC):
     def _batches(self, orders: Sequence[Tensor], share: Share, seed: int, augment: Augment) -> Iterator[Batch]:
         """Yield a batch for each order (indices of images), changed at random as ``augment`` says."""
 
+    def placed(self, device: torch.device) -> Split:
+        """Return the same images, held on a device where they are held in memory: batches are then made there."""
+        del device
+        return self
+
     def steps(self, batch_size: int) -> int:
         """Return the number of batches in an epoch: whole ones only, unless there is none."""
         return max(1, len(self) // batch_size)
@@ -84,8 +89,13 @@ class InMemory(Split):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def placed(self, device: torch.device) -> Split:
+        """Move all images at once: they are bytes, and few enough to be held in memory."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
     def _batches(self, orders: Sequence[Tensor], share: Share, seed: int, augment: Augment) -> Iterator[Batch]:
-        for step, order in enumerate(orders):
+        for step, drawn in enumerate(orders):
+            order = drawn.to(self.images.device)
             mine = order[share.rank :: share.world]
             images = self.images[order if augment != "none" else mine]
             if augment != "none":
@@ -98,7 +108,8 @@ class InMemory(Split):
     def _normalised(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
             return images
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.preprocess.mean, self.preprocess.std))
+        numbers = (self.preprocess.mean, self.preprocess.std)
+        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in numbers)
         return images.float().div_(255).sub_(mean).div_(std)
 
 

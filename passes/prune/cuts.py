@@ -131,7 +131,7 @@ def _cut(
     """Return a copy with the cuts, and the name of the node of every site."""
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(program.graph, new)).meta = dict(next(reversed(program.graph.nodes)).meta)
+    graph.output(graph.graph_copy(program.graph, new)).meta = dict(next(iter(reversed(program.graph.nodes))).meta)
     copy = Program(graph, program.root, program.inputs, program.name, program.notes)
     sites: dict[Site, str] = {}
     for call, macs, edges in wanted:
