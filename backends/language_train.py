@@ -30,6 +30,7 @@ _HELP: Final = {
     "ema": "decay of averaged weights, such as 0.999",
     "precision": ", ".join(PRECISIONS),
     "channels_last": "memory layout: often faster",
+    "cuda_graph": "replay the passes as graphs: faster for small networks on a GPU",
     "augment": "auto, none, shift-flip or resized-crop",
     "distill": "share of the teacher in the loss",
     "temperature": "of distillation",
@@ -95,6 +96,7 @@ def add_experiment(sub: ArgumentParser, positive: Callable[[str], object]) -> No
     sub.add_argument("--weights", metavar="FILE", help="the network's: then the first stage is not trained")
     sub.add_argument("--images", metavar="N", type=positive, help="train on so many, classes in balance (default: all)")
     sub.add_argument("--scale", metavar="X", type=float, default=1.0, help="epochs are the paper's times this")
+    sub.add_argument("--least-epochs", metavar="N", type=positive, default=1, help="of every stage, whatever the scale")
     sub.add_argument("--seed", type=int, default=0, help="of everything random")
     sub.add_argument("--accelerator", metavar="NAME", default="auto", help="cpu, cuda, mps ... (default: the best)")
     add_recipe(sub)

@@ -51,12 +51,17 @@ def command() -> str:
 
 
 def commit() -> str:
-    """Return the short commit, marked if files other than results differ from it."""
+    """Return the short commit, marked if files other than results differ from it.
+
+    A copy of a checkout without its history is told by the variable COMMIT.
+    """
+    if "COMMIT" in os.environ:
+        return os.environ["COMMIT"]
     try:
         revision = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("COMMIT", "unknown")  # a copy without its history has to be told
+        return "unknown"
     return revision + (" with uncommitted changes" if changed else "")
 
 

@@ -128,7 +128,8 @@ def report(head: Mapping[str, Any], records: Mapping[str, Any]) -> list[str]:
         images = f", {asked['images']:,} training images" if asked["images"] else ""
         changes = ", ".join(f"{key}={value}" for key, value in asked["changes"].items())
         lines += [f"### {name} ({record['model']})", "", f"Paper: {record['paper']}.", ""]
-        lines += [f"The paper's recipe with epochs x {asked['scale']:g}{images}{'; ' if changes else ''}{changes}.", ""]
+        scale = f"epochs x {asked['scale']:g}, {asked['least_epochs']} at least"
+        lines += [f"The paper's recipe with {scale}{images}{'; ' if changes else ''}{changes}.", ""]
         columns = (*COLUMNS, "mean of last 5", "predictions as masked")
         shown = [
             [

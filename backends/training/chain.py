@@ -50,7 +50,9 @@ class Settings:
     """Of the model: then the first stage is not trained, but has these."""
     images: int | None = None
     scale: float = 1.0
-    """By what the papers' epochs are multiplied; one epoch at least."""
+    """By what the papers' epochs are multiplied."""
+    least_epochs: int = 1
+    """Of every stage that trains."""
     changes: Mapping[str, Any] | None = None
     """Other numbers for all recipes."""
     seed: int = 0
@@ -110,6 +112,7 @@ def _asked(name: str, settings: Settings) -> dict[str, Any]:
         "weights": settings.weights,
         "images": settings.images,
         "scale": settings.scale,
+        "least_epochs": settings.least_epochs,
         "changes": changes,
         "seed": settings.seed,
     }
@@ -124,7 +127,7 @@ def _told(stage: Train | Compile, settings: Settings) -> str:
 def recipe_of(stage: Train, settings: Settings) -> Recipe:
     """Return the recipe of a stage with the user's changes, its epochs scaled."""
     recipe = Recipe.from_json({**stage.recipe, **(settings.changes or {})})
-    return replace(recipe, epochs=max(1, round(recipe.epochs * settings.scale)))
+    return replace(recipe, epochs=max(settings.least_epochs, round(recipe.epochs * settings.scale)))
 
 
 class _Images:

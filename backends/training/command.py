@@ -97,6 +97,7 @@ def experiment(arguments: Namespace, progress: Progress) -> dict[str, Any]:
         weights=arguments.weights,
         images=arguments.images,
         scale=arguments.scale,
+        least_epochs=arguments.least_epochs,
         changes=changes_of(arguments),
         seed=arguments.seed,
         accelerator=arguments.accelerator,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...compiler.errors import CompilerError, MissingExtraError, OptionError
 from ...compiler.program import Program
 from ..evaluate import check_classes, ranks_of
+from . import cuda_graph
 from .callback import Callback, Run
 from .checkpoint import Checkpoints, pack, unpack
 from .data import Data
@@ -171,6 +172,9 @@ class _Loop:
         wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         self.forward: Any = wrapped
         self.objective = Objective(recipe, self._placed(teacher))
+        if recipe.cuda_graph:
+            cuda_graph.check(self.fabric.device, self.share.world)
+        self.release: Callable[[], None] | None = None
         steps = data.train.steps(recipe.batch_size)
         self.run = Run(model, program, optimizer, recipe.epochs, steps)
 
@@ -185,8 +189,12 @@ class _Loop:
             self.history.dense = self._first_look()
         for callback in self.callbacks:
             callback.begin(self.run)
-        for _ in range(self.run.epoch, self.recipe.epochs):
-            self._epoch()
+        try:
+            for _ in range(self.run.epoch, self.recipe.epochs):
+                self._epoch()
+        finally:
+            if self.release is not None:
+                self.release()
         for callback in self.callbacks:
             callback.finish(self.run)
         if self.recipe.keep == "best" and self.best:
@@ -254,6 +262,8 @@ class _Loop:
         for group in run.optimizer.param_groups:
             group["lr"] = self.rate
         images, labels = self._moved(images), labels.to(self.fabric.device)
+        if recipe.cuda_graph and self.release is None:
+            self.release = cuda_graph.capture(run.module, images, recipe.precision)
         loss = self.objective(self.forward(images), images, labels)
         run.optimizer.zero_grad()
         self.fabric.backward(loss)

@@ -44,6 +44,8 @@ class Recipe:
     """Decay per step of the averaged weights, which are then what is evaluated and kept."""
     precision: str = "32-true"
     channels_last: bool = False
+    cuda_graph: bool = False
+    """Whether forward and backward pass are replayed as CUDA graphs: for small networks, which wait for the CPU."""
     augment: Augment = "auto"
     """``auto``: what suits the images (``shift-flip`` for small ones, ``resized-crop`` for large ones)."""
     distill: float = 0.0
