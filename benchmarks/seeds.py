@@ -27,7 +27,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from common import RESULTS, ROOT, header, provenance, write_results
+from common import RESULTS, ROOT, header, write_results
 from int8_accuracy import ARCHIVES, unpack
 from seeds_report import checks, report
 
@@ -99,7 +99,7 @@ def run(name: str, seed: int, leader: str | None, options: Options) -> dict[str,
         return None
     record = json.loads(results.read_text(encoding="utf-8"))
     record["asked"].pop("data")
-    return {**record, **provenance()}
+    return record
 
 
 def share_first_stage(source: Path, target: Path) -> None:
@@ -140,8 +140,8 @@ def main() -> int:
             if record is None or not record["finished"]:
                 missing.append(f"{name}, seed {seed}")
             if record is not None:
-                records[f"{name} {seed}"] = {"experiment": name, **record}
-                write_results(given.out, NAME, {**head, "records": records}, report(head, records))
+                records[f"{name} {seed}"] = {"experiment": name, **record, "run": head}
+                write_results(given.out, NAME, {"records": records}, report(records))
 
     with tempfile.TemporaryDirectory() as folder:
         images = given.work / "images"  # a name that stays the same, so that runs continue

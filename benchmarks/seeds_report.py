@@ -106,10 +106,22 @@ def _slimming(found: Mapping[str, Sequence[Row]]) -> list[str]:
     return ["## Network slimming", "", *lines] if lines else []
 
 
-def report(head: Mapping[str, Any], records: Mapping[str, Any]) -> list[str]:
+def _runs(records: Mapping[str, Any]) -> list[str]:
+    """Say how each experiment was run; those that were run together, once."""
+    runs: dict[str, list[str]] = {}
+    for record in records.values():
+        if record["finished"]:
+            runs.setdefault("\n".join(describe(record["run"])), []).append(record["experiment"])
+    lines: list[str] = []
+    for told, names in runs.items():
+        lines += [f"{', '.join(sorted(set(names)))}:", "", *told.splitlines(), ""]
+    return lines
+
+
+def report(records: Mapping[str, Any]) -> list[str]:
     """Return seeds.md."""
     found = summarised(records)
-    lines = ["# The papers' experiments, on JPEG files", "", *describe(head), "", *map(str, checks(records)), ""]
+    lines = ["# The papers' experiments, on JPEG files", "", *map(str, checks(records)), ""]
     lines += [
         "CIFAR-10 as strongly compressed JPEG files: accuracies compare with one another, not with the papers'. Top-1 "
         "is that of the last epoch; means and deviations over seeds.",
@@ -140,4 +152,4 @@ def report(head: Mapping[str, Any], records: Mapping[str, Any]) -> list[str]:
             for row in rows
         ]
         lines += [*table(columns, shown), ""]
-    return lines
+    return [*lines, "## How it was measured", "", *_runs(records)]

@@ -8,7 +8,7 @@ original program, and interprets that graph with
   activations, which no weights read, sums up zeros for them,
 * every normalisation over channels, and every mean, sum and the like, computed over the kept ones.
 
-Everything runs in float64 and evaluation mode, one layer's weights converted at a time.
+Everything runs in evaluation mode and, unless asked otherwise, in float64, one layer's weights converted at a time.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ class MaskedOriginal(fx.Interpreter):
         plan: Plan,
         state: Mapping[str, Tensor] | None = None,
         device: torch.device | None = None,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(_Owner(program), graph=program.graph)
         self.program = program
         self.plan = plan
         self.state = state or {}
         self.device = device
+        self.dtype = dtype
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Execute the graph on inputs in float64, which are on the device that was given, by default the CPU."""
+        """Execute the graph on inputs of ``dtype``, which are on the device that was given, by default the CPU."""
         with self.device or nullcontext():  # whatever is made on the way is made there
             return super().run(*args, **kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
-        """Execute one node in float64."""
+        """Execute one node."""
         if n.op == "get_attr":
             if n.target == TRAINING:
                 return False
@@ -162,6 +164,8 @@ class MaskedOriginal(fx.Interpreter):
     def _value(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor with zeros for everything that was removed, so that removed channels are born as zeros."""
         value = self.state[name] if name in self.state else double(tensor).to(self.device)
+        if value.is_floating_point():
+            value = value.to(self.dtype)
         if not value.is_floating_point() or name.rpartition(".")[2].startswith("running_"):
             return value
         for axis, kept in self.plan.kept.get(name, {}).items():

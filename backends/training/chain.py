@@ -7,16 +7,15 @@ OUTPUT/results.json, OUTPUT/results.md            what came of it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...compiler.errors import CompilerError, OptionError
+from ...compiler.errors import OptionError
 from ...compiler.options import nearest
-from ...compiler.oracle import MaskedOriginal
 from ...passes.pipeline import PassPipeline
 from .. import artefact, inputs
 from ..compile import Compiled, compile
@@ -27,15 +26,13 @@ from .data import Data, open_data
 from .experiments import EXPERIMENTS, Compile, Experiment, Train
 from .loop import make_fabric
 from .methods.catalog import build
-from .objective import all_logits
+from .predictions import compare, masked_module, masked_original
 from .recipe import Recipe
 from .run import prepare, run_folder, train
-from .splits import Share
 
 COLUMNS = ("stage", "epochs", "parameters", "MACs", "file, KiB", "top-1 %", "mean of last 5", "predictions as masked")
 SELF = "-"
 """Stands for the experiment's model."""
-_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ def _compile(
 def _measure(
     compiled: Compiled, data: Data, settings: Settings, progress: Progress, dense: torch.nn.Module | None = None
 ) -> None:
-    """Note top-1, and that the masked network predicts the same for every test image, in float64.
+    """Note top-1, and that the masked network predicts the same for every test image; see :mod:`.predictions`.
 
     Args:
         compiled: Whose report is completed.
@@ -217,28 +214,9 @@ def _measure(
         CompilerError: A prediction differs.
     """
     progress.tick("comparing predictions")
-    found = make_fabric(Recipe(), accelerator=settings.accelerator).device
-    device = found if found.type == "cuda" else torch.device("cpu")  # others may not know float64
-    module = compiled.module.to(device, torch.float64).eval()
-    masked: Callable[[torch.Tensor], Any] = (
-        dense.to(device, torch.float64).eval()
-        if dense is not None
-        else MaskedOriginal(compiled.original, compiled.plan, device=device).run
-    )
-    right = seen = different = 0
-    with torch.no_grad():
-        for images, labels in data.test.placed(device).testing(_BATCH, Share()):
-            compact = all_logits(module(images.double()))[0].argmax(1)
-            wanted = all_logits(masked(images.double()))[0].argmax(1)
-            different += int((compact != wanted).sum())
-            right += int((compact == labels).sum())
-            seen += len(labels)
-    compiled.module.to("cpu", torch.float32)
-    if dense is not None:
-        dense.to("cpu", torch.float32)
-    if different:
-        raise CompilerError(f"{different} of {seen} predictions differ from those of the masked network")
-    compiled.report["predictions"] = {"images": seen, "same_as_masked": True, "top1": 100 * right / seen}
+    device = make_fabric(Recipe(), accelerator=settings.accelerator).device
+    masked = masked_module(dense) if dense is not None else masked_original(compiled.original, compiled.plan)
+    compiled.report["predictions"] = compare(compiled.module, masked, data.test, device)
 
 
 def _row(stage: str, report: Mapping[str, Any]) -> dict[str, Any]:
