@@ -95,6 +95,8 @@ class Prune(Pass):
     """Kept widths are multiples of this, or untouched."""
     min_width: int = 1
     """No layer gets narrower than this (or than it was)."""
+    max_ratio: float = 1.0
+    """No group loses more than this fraction of its channels."""
     cells: Literal["shrink", "drop"] = "shrink"
     """What becomes of attention heads and of groups of convolutions and group norms: all of them keep as many of their
     channels, or whole ones go, and the others stay as they are inside."""
@@ -163,6 +165,10 @@ class Prune(Pass):
         ):
             if number < 1:
                 raise OptionError(f"{name}={number} is out of range", hint=f"{name} is a whole number from 1 up")
+        if not 0 < self.max_ratio <= 1:
+            raise OptionError(
+                f"max-ratio={self.max_ratio:g} is out of range", hint="fraction removed at most, 0 < max-ratio <= 1"
+            )
         criterion(self.criterion)
 
     @property
@@ -197,7 +203,7 @@ class Prune(Pass):
         check_patterns(self.include, deps, "include")
         check_patterns(self.exclude, deps, "exclude")
         check_patterns(tuple(self.layers), deps, "layers")
-        limits = Limits(self.round_to, self.min_width)
+        limits = Limits(self.round_to, self.min_width, self.max_ratio)
         estimates_loss = criterion(self.criterion).estimates_loss
         normalize = self.normalize
         if normalize == "auto":

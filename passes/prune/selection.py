@@ -40,6 +40,8 @@ class Limits:
 
     round_to: int = 1
     min_width: int = 1
+    max_ratio: float = 1.0
+    """Fraction of its channels that any block may lose."""
 
 
 class Selection:
@@ -284,6 +286,7 @@ def _allowed_levels(block: Block, limits: Limits, forced: Bools) -> Ints:
     levels = np.arange(1, block.levels, dtype=np.int64)
     # A quota of size * level / levels covers what must stay from this level on, in every cell.
     lowest = int((-(-must * block.levels // sizes)).max())
+    lowest = max(lowest, block.levels - int(block.levels * limits.max_ratio + 1e-9))
     narrowest = block.widths(levels)
     least = min(limits.min_width, min(block.units) * int(sizes.sum()))
     legal = (levels >= lowest) & (narrowest >= least)

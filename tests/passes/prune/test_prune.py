@@ -96,6 +96,24 @@ def test_no_layer_gets_narrower_than_asked(net: Program) -> None:
     assert all(width >= 1 for width in widths(prune(net, ratio=0.99)[0]).values())
 
 
+@pytest.mark.parametrize("options", [{"ratio": 0.6}, {"macs": 0.2}, {"macs": 0.2, "scope": "knapsack"}])
+def test_no_group_loses_more_than_asked(net: Program, options: dict[str, Any]) -> None:
+    options = {"scope": "global", "criterion": "l2", "normalize": "none", **options}
+    whole = widths(prune(net, ratio=0.0)[0])
+
+    def most(**more: float) -> float:
+        found = widths(prune(net, **options, **more)[0])
+        return max(1 - found[name] / width for name, width in whole.items())
+
+    assert most() > 0.7 >= most(max_ratio=0.7)
+
+
+def test_a_cap_is_a_floor_for_budgets(net: Program) -> None:
+    assert widths(prune(net, ratio=0.9, max_ratio=0.25)[0]) == widths(prune(net, ratio=0.25)[0])
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        Prune(macs=0.1, max_ratio=0.5).run(net)
+
+
 def test_excluded_layers_keep_their_channels(net: Program) -> None:
     assert widths(prune(net, ratio=0.5, exclude=("b",))[0]) == {"stem.0": 32, "b.0": 96, "c.0": 48, "head": 10}
     assert widths(prune(net, ratio=0.5, exclude=("a.*",))[0])["stem.0"] == 64, "coupled with a"
@@ -160,6 +178,7 @@ def test_an_unreachable_budget_says_what_is_reachable(net: Program) -> None:
         {"params": 1.5},
         {"ratio": 0.5, "round_to": 0},
         {"ratio": 0.5, "min_width": 0},
+        {"ratio": 0.5, "max_ratio": 0.0},
         {"ratio": 0.5, "criterion": "l3"},
     ],
 )
