@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .backends.artefact import load
     from .backends.compile import compile
-    from .backends.detectors import prune_regions
+    from .backends.regional.prune import prune_regions
     from .compiler.analysis import analyze
     from .compiler.capture import trace
     from .compiler.errors import CompilerError
@@ -28,7 +28,7 @@ _PUBLIC = {
     "analyze": ".compiler.analysis:analyze",
     "compile": ".backends.compile:compile",
     "load": ".backends.artefact:load",
-    "prune_regions": ".backends.detectors:prune_regions",
+    "prune_regions": ".backends.regional.prune:prune_regions",
     "trace": ".compiler.capture:trace",
 }
 

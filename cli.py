@@ -78,7 +78,8 @@ def _compile(arguments: Namespace) -> int:
     with _progress(arguments) as progress:
         progress("starting")
         from .backends import artefact, catalog, engines
-        from .backends.compile import DEFAULT_PIPELINE, compile
+        from .backends.compile import DEFAULT_PIPELINE
+        from .backends.front import compile_model
         from .passes.pipeline import PassPipeline
 
         text = DEFAULT_PIPELINE if arguments.pipeline is None else arguments.pipeline
@@ -90,18 +91,15 @@ def _compile(arguments: Namespace) -> int:
         artefact.check_writable(arguments.output, arguments.force)
         instruments, timing = _instruments(arguments, progress)
         model = _model(arguments, progress)
-        data = _calibration(arguments, model, pipeline, progress)
-        compiled = compile(
-            model.module,
-            model.example_inputs(),
-            pipeline=pipeline,
+        compiled = compile_model(
+            model,
+            pipeline,
+            emit=emit,
             verify=not arguments.no_verify,
             seed=arguments.seed,
-            name=model.class_name,
             instruments=instruments,
+            calibration=lambda: _calibration(arguments, model, pipeline, progress),
             progress=progress,
-            source=model.spec,
-            data=data,
         )
         compiled.save(arguments.output, emit=emit, force=arguments.force, progress=progress)
         report = artefact.read_report(arguments.output)
@@ -181,12 +179,10 @@ def _explain(arguments: Namespace) -> int:
 
 
 def _analysed(arguments: Namespace, progress: Progress) -> tuple[Any, Any]:
+    from .backends.front import capture
     from .compiler.analysis import analyze
-    from .compiler.capture import trace
 
-    model = _model(arguments, progress)
-    progress(f"tracing {model.class_name}")
-    program = trace(model.module, model.example_inputs(), name=model.class_name)
+    program = capture(_model(arguments, progress), arguments.seed, progress)
     progress("analysing channel dependencies")
     return program, analyze(program, whole_cells=arguments.cells == "drop")
 

@@ -15,14 +15,15 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from torch import nn
 
+from ..compiler import sources, user_code, vision
 from ..compiler.errors import ArtefactError
 from ..compiler.functional import HELPERS
 from ..compiler.plan import Plan
@@ -118,10 +119,11 @@ def load(directory: Path) -> nn.Module:
     # Registered, so that the classes can be found by name: by pickle, by torch.compile, by inspect.
     sys.modules[module.__name__] = module
     try:
-        # Compiled here and not imported, which would leave a cache in the directory.
-        exec(compile(text, str(source), "exec"), module.__dict__)
-        _recognise_helpers(module, text)
-        model = cast(nn.Module, getattr(module, module.__all__[0])())
+        with _surroundings(directory, text):
+            # Compiled here and not imported, which would leave a cache in the directory.
+            exec(compile(text, str(source), "exec"), module.__dict__)
+            _recognise_helpers(module, text)
+            model = cast(nn.Module, getattr(module, module.__all__[0])())
     except Exception as error:
         del sys.modules[module.__name__]
         raise ArtefactError(
@@ -140,6 +142,18 @@ def load(directory: Path) -> nn.Module:
             hint="write the artefact again",
         ) from error
     return model.eval()
+
+
+@contextmanager
+def _surroundings(directory: Path, text: str) -> Generator[None]:
+    """Let a model.py that builds on code outside of it find that code: torchvision, or a module of the user's own."""
+    file = directory / "report.json"
+    record = sources.root(_read_json(file).get("source")) if file.is_file() else None
+    if "import torchvision" in text:
+        vision.import_torchvision()
+    place = (record or {}).get("directory")
+    with user_code.importable(Path(str(place))) if place is not None else nullcontext():
+        yield
 
 
 def _recognise_helpers(module: ModuleType, text: str) -> None:

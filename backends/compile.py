@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -23,7 +22,7 @@ from ..compiler.program import Program, referenced_tree
 from ..passes.base import Pass, PassResult
 from ..passes.instruments import Instrument
 from ..passes.pipeline import PassPipeline
-from . import artefact, catalog, engines, report, weights_file
+from . import artefact, catalog, engines, records, report, weights_file
 from .checks import Checked, check, compose
 from .stopwatch import DeployedStopwatch
 
@@ -90,7 +89,7 @@ class Compiled:
             with _timed(record["timings"], "emit"):
                 files["model.py"] = emit_source(self.program, title=title).encode()
         files["model.safetensors"] = lambda path: weights_file.save(state, path, report.METADATA)
-        files["plan.json"] = _json(self.plan.to_json())
+        files["plan.json"] = records.to_bytes(self.plan.to_json())
         if "pt2" in wanted:
             files["model.pt2"] = lambda path: self._export(path, record, progress)
         for name in wanted:
@@ -98,7 +97,7 @@ class Compiled:
                 files[catalog.BACKENDS[name].file] = partial(self._emit, name, record, progress)
         files |= extra or {}
         # Last, because it tells what happened to the others.
-        files["report.json"] = lambda path: _write(path, _json({**record, "files": _sizes(path.parent)}))
+        files["report.json"] = lambda path: records.write_report(record, path)
         artefact.write(directory, files, force=force)
         return directory
 
@@ -273,27 +272,3 @@ def _timed(timings: dict[str, float], stage: str) -> Generator[None]:
         yield
     finally:
         timings[stage] = round(perf_counter() - start, 3)
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    """One entry per line, two levels deep: a plan has a line per tensor, a report a line per layer."""
-    return (_lines(content, 0) + "\n").encode()
-
-
-def _lines(value: Any, depth: int) -> str:
-    if not value or depth == 2 or not isinstance(value, (dict, list)):
-        return json.dumps(value)
-    indent = " " * (depth + 1)
-    if isinstance(value, dict):
-        inner = [f"{indent}{json.dumps(key)}: {_lines(entry, depth + 1)}" for key, entry in value.items()]
-        return "{\n" + ",\n".join(inner) + f"\n{' ' * depth}}}"
-    return "[\n" + ",\n".join(f"{indent}{_lines(entry, depth + 1)}" for entry in value) + f"\n{' ' * depth}]"
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def _sizes(directory: Path) -> dict[str, int]:
-    """Bytes of the files written so far."""
-    return {path.name: path.stat().st_size for path in sorted(directory.iterdir()) if path.name != "report.json"}

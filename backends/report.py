@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..compiler import examples
+from ..compiler import examples, sources
 from ..compiler.cost import LayerCost, layer_costs, measure
 from ..compiler.program import Program, is_persistent
 from ..passes.pipeline import PipelineResult
@@ -133,8 +133,7 @@ def accuracy(source: Mapping[str, Any] | None, before: nn.Module, after: nn.Modu
 
 def example_of(source: Mapping[str, Any] | None) -> str | None:
     """Return the embedded example that a model comes from, over any number of earlier compilations."""
-    while source is not None and source.get("kind") in ("artefact", "trained"):
-        source = source.get("source")
+    source = sources.root(source)
     return str(source["model"]) if source is not None and source.get("kind") == "example" else None
 
 

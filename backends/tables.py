@@ -26,9 +26,10 @@ def compilation(
         _widths(plan["groups"], sign),
         _costs(report, sign),
         *_checks(report["verification"]),
+        *_regions(report.get("regions")),
         *_remarks(report),
         _files(report.get("files", {}), directory, seconds),
-        _next_steps(directory, "model.py" in report.get("files", {})),
+        _next_steps(report, directory),
     ]
     return Group(*(line for part in parts for line in (part, Text())))
 
@@ -176,18 +177,34 @@ def _remarks(report: Mapping[str, Any]) -> list[RenderableType]:
     return [_indented(table)]
 
 
+def _regions(regions: Mapping[str, Any] | None) -> list[RenderableType]:
+    """Say what of a model was pruned that is Python code around networks."""
+    if regions is None:
+        return []
+    lines = [Text(", ".join(name or "the whole model" for name in regions["regions"]))]
+    if regions["contracts"]:
+        lines.append(Text(f"coupled by {', '.join(regions['contracts'])}", "dim"))
+    lines.append(Text(f"Python code reads {len(regions['borders'])} tensors of theirs, whose channels stay", "dim"))
+    lines.append(Text(f"that code runs the pruned layers: relative difference {regions['agreement']:.1e}", "dim"))
+    lines += [Text(f"{path} stays as it is: {reason}", "yellow") for path, reason in regions["outside"].items()]
+    return [_fact(Text("networks"), *lines)]
+
+
 def _files(files: Mapping[str, int], directory: str, seconds: float) -> RenderableType:
     listed = "".join(f"{name} ({size(number)}), " for name, number in files.items())
     where = Text.assemble((directory, "bold"), f" in {seconds:.1f} s")
     return _fact(Text("written"), where, Text(f"{listed}report.json", "dim"))
 
 
-def _next_steps(directory: str, has_python: bool) -> RenderableType:
+def _next_steps(report: Mapping[str, Any], directory: str) -> RenderableType:
     quoted = f"'{directory}'" if " " in directory else directory
     steps = [(f"cat {quoted}/report.json", "all figures")]
-    if has_python:
+    if "model.py" in report.get("files", {}):
+        needs = "run it on a random input; needs only torch"
+        if "regions" in report:
+            needs = "run it on random images; needs the code that the model comes from, as its first lines say"
         steps = [
-            (f"python {quoted}/model.py", "run it on a random input; needs only torch"),
+            (f"python {quoted}/model.py", needs),
             (f"secateur verify {quoted}", "prove it again from the files"),
         ]
     table = Table.grid(padding=(0, 3, 0, 0))

@@ -67,18 +67,23 @@ def verify(directory: str | Path, *, progress: Callable[[str], None] = lambda te
     directory = Path(directory)
     report, plan = artefact.read_report(directory), artefact.read_plan(directory)
     compact = artefact.load(directory)
-    progress("building the original again")
-    original = _original(report, directory)
     seed, text = _seed(report), str(report.get("pipeline", ""))
     passes = PassPipeline.parse(text) if text else PassPipeline(())
     passes = PassPipeline(pass_.recall(record) for pass_, record in zip(passes.passes, _records(report), strict=False))
+    progress("building the original again")
+    module = _original(report, directory)
+    if report.get("kind") == "regions":
+        from .regional.verify import verify_regions
+
+        return verify_regions(directory, report, plan, passes, module, compact, progress=progress)
+    original = _captured(module, report, directory)
     stored = weights_file.read(directory / "model.safetensors")
     if any(pass_.contract is not Contract.MASKED for pass_ in passes.passes):
         progress("running the pipeline again")
         result = equip(passes, _data(report, directory), progress).run(original)
         if compose(original, result.steps).to_json() != plan.to_json():
             raise ProofError("plan.json is not what the pipeline keeps of the original", where=str(directory))
-        _compare(stored, emitted_state(result.program), directory)
+        compare_tensors(stored, emitted_state(result.program), directory)
         return Verification(len(stored), check(original, result.steps, compact, seed=seed, progress=progress))
     progress("comparing the weights")
     tensors = check_weights(stored, original, plan, directory)
@@ -99,7 +104,12 @@ def _data(report: Mapping[str, Any], directory: Path) -> Calibration | None:
     return open_again(record)
 
 
-def _compare(stored: Mapping[str, Tensor], made: Mapping[str, Tensor], where: Path) -> None:
+def compare_tensors(stored: Mapping[str, Tensor], made: Mapping[str, Tensor], where: Path) -> None:
+    """Compare the stored tensors with what the pipeline makes, bit for bit.
+
+    Raises:
+        ProofError: Names the first that differs, or that only one side has.
+    """
     if stored.keys() != made.keys():
         raise ProofError(f"the pipeline makes other tensors: {min(stored.keys() ^ made.keys())!r}", where=str(where))
     for name, tensor in stored.items():
@@ -119,7 +129,7 @@ def _records(report: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield record if isinstance(record, Mapping) else {}
 
 
-def _original(report: Mapping[str, Any], directory: Path) -> Program:
+def _original(report: Mapping[str, Any], directory: Path) -> nn.Module:
     source = report.get("source")
     if not isinstance(source, Mapping):
         raise ArtefactError(
@@ -127,7 +137,10 @@ def _original(report: Mapping[str, Any], directory: Path) -> Program:
             where=str(directory / "report.json"),
             hint="in Python: secateur.compiler.proof.prove(secateur.trace(original, inputs), secateur.load(DIR), plan)",
         )
-    module = rebuild(cast("Mapping[str, Any]", source), directory)
+    return rebuild(cast("Mapping[str, Any]", source), directory)
+
+
+def _captured(module: nn.Module, report: Mapping[str, Any], directory: Path) -> Program:
     try:
         inputs = [torch.zeros(i["shape"], dtype=getattr(torch, i["dtype"])) for i in report["inputs"]]
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

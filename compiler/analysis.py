@@ -20,7 +20,7 @@ from .dependency import ChannelDependencies, Cut, ParamSlice, Pin, Role, Tie
 from .grouping import group_classes
 from .labels import Atoms, ChannelLabels, Factor
 from .ops import normalise
-from .program import TRAINING, Program
+from .program import TRAINING, Program, reasons
 from .rules import RuleContext
 from .rules.cells import refuted, tie_blocks
 from .rules.registry import lookup
@@ -84,7 +84,7 @@ def _interpret(ctx: RuleContext, node: fx.Node) -> None:
         ctx.env[node] = _attribute(ctx, node)
     elif node.op == "output":
         for argument in node.all_input_nodes:
-            ctx.pin_all(ctx.env.get(argument), "the model's output")
+            ctx.pin_all(ctx.env.get(argument), reasons(node).get(argument.name, "the model's output"))
     elif _computes_numbers(node):
         ctx.env[node] = None
     else:

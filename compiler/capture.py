@@ -26,7 +26,7 @@ from torch import fx, nn
 from . import functional
 from .auxiliary import NOTE, join
 from .collection import no_collection
-from .errors import CaptureError, CompilerError
+from .errors import CaptureError, CompilerError, UntraceableError
 from .expand import expand, is_opaque
 from .layers import layer_class
 from .mutation import is_in_place, seen_elsewhere
@@ -272,7 +272,7 @@ def _make_mutation_explicit(graph: fx.Graph, model: nn.Module) -> None:
             target.replace_all_uses_with(node, lambda user, at=position[node]: position[user] > at)
 
 
-def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> CaptureError:
+def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> UntraceableError:
     """Name the innermost module being called and the line of the model's code that could not be traced."""
     stack = getattr(tracer, "module_stack", {})
     path = next(reversed(stack.values()))[0] if stack else ""
@@ -285,9 +285,9 @@ def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> Cap
     own = [f for f in frames if not f.filename.startswith(library) and f.filename != __file__]
     line = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "unknown line"
     first = (str(error).splitlines() or [""])[0]
-    return CaptureError(
+    return UntraceableError(
         f"cannot trace {type(model).__name__}: {type(error).__name__}: {first}",
         where=f"{path or 'forward'} ({type(owner).__name__}), {line}",
         hint="make control flow independent of tensor values there, compile a submodule that has none, or prune what "
-        "can be traced of it in Python: secateur.prune_regions (detectors)",
+        "can be traced of it in Python: secateur.prune_regions",
     )

@@ -41,6 +41,10 @@ class CaptureError(CompilerError):
     """A model could not be traced to a graph, or does not run on the given inputs."""
 
 
+class UntraceableError(CaptureError):
+    """A model's code does what no graph can say; parts of it may be traced still."""
+
+
 class PipelineSyntaxError(CompilerError):
     """Pipeline text that cannot be read; the message carries the text and a caret."""
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from .contracts import contract_of
-from .program import TRAINING, InputSpec, Program, TensorSpec, is_persistent, place
+from .program import TRAINING, InputSpec, Program, TensorSpec, give_reasons, is_persistent, place
 from .recording import Call, ClosedCall, Held, Place, Structure, Watched
 from .shapes import infer
 
@@ -125,7 +125,8 @@ class Joining:
             else:
                 self._stand_in(event)
         borders = self._borders()
-        self.graph.output(tuple(dict.fromkeys(self._node(border) for border in borders)))
+        output = self.graph.output(tuple(dict.fromkeys(self._node(border) for border in borders)))
+        give_reasons(output, {border.node: border.reason for border in borders})
         program = Program(self.graph, self.tree, tuple(self.inputs), type(self.model).__name__, tuple(self.notes))
         infer(program)
         return Regions(program, tuple(regions), tuple(borders), tuple(self.contracts), self.outside, self.root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -141,6 +141,16 @@ def place(root: nn.Module, path: str, value: Any, *, persistent: bool = True) ->
             root.register_buffer(name, value, persistent=persistent)
     elif name != "training":
         setattr(root, name, value)
+
+
+def reasons(output: fx.Node) -> Mapping[str, str]:
+    """Return why what a program gives is read, by node, where more is known than that it is the output."""
+    return output.meta.get("reasons", {})
+
+
+def give_reasons(output: fx.Node, found: Mapping[str, str]) -> None:
+    """Note for :func:`reasons`."""
+    output.meta["reasons"] = dict(found)
 
 
 def is_persistent(root: nn.Module, path: str) -> bool:

@@ -140,6 +140,13 @@ def rebuild(spec: Mapping[str, Any], *, weights: str | None = None) -> ModelSour
     return source
 
 
+def root(spec: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the record of what a chain of artefacts begins with; ``None`` if that was a model in memory."""
+    while spec is not None and spec.get("kind") in ("artefact", "trained"):
+        spec = spec.get("source")
+    return spec
+
+
 def _from_example(name: str, weights: str, seed: int) -> ModelSource:
     from .weights import file_sha256
 

@@ -73,7 +73,11 @@ def emit_source(
     parts.append("\n".join(["from __future__ import annotations", "", *names.imports()]))
     parts.append(f'__all__ = ["{root}", "load"]')
     parts += ["\n" + helper for helper in names.helpers()]
-    parts += ["\n" + body, LOAD.format(root=root).rstrip(), MAIN.format(inputs=_inputs(program, input_shapes)).rstrip()]
+    parts += [
+        "\n" + body,
+        LOAD.format(root=root, make=root).rstrip(),
+        MAIN.format(inputs=_inputs(program, input_shapes)).rstrip(),
+    ]
     return "\n\n".join(parts) + "\n"
 
 

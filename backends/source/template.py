@@ -47,7 +47,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def load(directory: str | Path | None = None) -> {root}:
     """Build the model with the weights in a directory (by default the one of this file), in eval mode."""
-    model = {root}()
+    model = {make}()
     folder = Path(__file__).parent if directory is None else Path(directory)
     model.load_state_dict(read_safetensors(folder / "model.safetensors"))
     return model.eval()

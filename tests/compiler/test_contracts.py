@@ -66,7 +66,7 @@ def test_a_subclass_promises_nothing() -> None:
 
     regions = regions_of(Pooled(Reversed(["one", "two"], 3, 2)))
     assert regions.contracts == ()
-    assert pinned(regions, "backbone.one") == ["the model's output"]
+    assert pinned(regions, "backbone.one") == [border(regions, "backbone")]
     assert "head_input" in {i.name for i in regions.program.inputs}
 
 
@@ -86,7 +86,7 @@ def test_boxes_of_a_region_are_no_feature_map() -> None:
         last.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 3.0, 3.0]))
     regions = regions_of(model)
     assert border(regions, "boxes") == "read by pool, and no feature map"
-    assert pinned(regions, "boxes.2") == ["the model's output"]
+    assert pinned(regions, "boxes.2") == [border(regions, "boxes")]
     assert is_free(regions, "backbone.one")
 
 

@@ -43,7 +43,7 @@ def test_what_python_reads_stays(read: Callable[[Tensor], Any], name: str) -> No
     regions = regions_of(reading(read))
     assert paths(regions) == ["backbone", "head"]
     assert name in border(regions, "backbone")
-    assert pinned(regions, "backbone.0") == ["the model's output"]
+    assert pinned(regions, "backbone.0") == [border(regions, "backbone")]
     assert is_free(regions, "head.0")
 
 
@@ -72,7 +72,7 @@ class Elsewhere(Glue):
 def test_what_is_read_past_python_stays_too() -> None:
     regions = regions_of(Elsewhere())
     assert border(regions, "backbone") == "Python code reads it: aten.sum.default in the model"
-    assert pinned(regions, "backbone.0") == ["the model's output"]
+    assert pinned(regions, "backbone.0") == [border(regions, "backbone")]
 
 
 def test_what_is_passed_on_unchanged_stays_connected() -> None:
@@ -94,7 +94,7 @@ def test_what_is_changed_in_place_is_not_what_it_was() -> None:
             return features.mul_(2)
 
     regions = regions_of(Changed())
-    assert pinned(regions, "backbone.0") == ["the model's output"]
+    assert pinned(regions, "backbone.0") == [border(regions, "backbone")]
     assert [i.name for i in regions.program.inputs] == ["backbone_input", "head_input"]
 
 
@@ -110,7 +110,7 @@ def test_a_region_that_changes_what_another_one_reads() -> None:
 
     regions = regions_of(Twice())
     assert "changed in place before head reads it" in border(regions, "backbone")
-    assert pinned(regions, "backbone.0") == ["the model's output"]
+    assert pinned(regions, "backbone.0") == [border(regions, "backbone")]
 
 
 @dataclass
@@ -130,7 +130,7 @@ def test_what_the_model_returns_stays_whatever_it_is_in(wrapped: Callable[[Tenso
 
     regions = regions_of(Returning())
     assert border(regions, "backbone") == "the model returns it"
-    assert pinned(regions, "backbone.0") == ["the model's output"]
+    assert pinned(regions, "backbone.0") == [border(regions, "backbone")]
 
 
 def test_what_a_module_keeps_in_an_attribute_stays() -> None:
@@ -157,7 +157,7 @@ def test_what_nobody_reads_stays() -> None:
 
     regions = regions_of(Unused())
     assert border(regions, "auxiliary") == "no region reads it"
-    assert pinned(regions, "auxiliary") == ["the model's output"]
+    assert pinned(regions, "auxiliary") == [border(regions, "auxiliary")]
     assert is_free(regions, "backbone.0")
 
 
@@ -207,7 +207,7 @@ def test_what_is_read_in_training_stays(kind: type[Glue], source: str, reason: s
     regions = regions_of(kind(), X, training=(X,))
     assert border(regions, source) == reason
     for layer in layers:
-        assert set(pinned(regions, layer)) == {"the model's output"}
+        assert set(pinned(regions, layer)) == {reason}
 
 
 def test_a_model_that_does_in_training_what_it_always_does() -> None:

@@ -25,7 +25,7 @@ def test_regions_of_a_model_with_python_between() -> None:
     assert names == set(model.state_dict())
     assert is_free(regions, "backbone.0")
     assert is_free(regions, "head.0")
-    assert pinned(regions, "head.2") == ["the model's output"]
+    assert pinned(regions, "head.2") == [border(regions, "head")]
     assert border(regions, "head") == "Python code reads it: unbind in the model"
 
 
@@ -145,8 +145,8 @@ def test_a_weight_that_python_reads_stays() -> None:
 
     regions = regions_of(Tied())
     assert "sum in the model" in border(regions, "head.0.weight")
-    assert pinned(regions, "head.0") == ["the model's output"]
-    assert pinned(regions, "backbone.0") == ["the model's output"]
+    assert pinned(regions, "head.0") == [border(regions, "head.0.weight")]
+    assert pinned(regions, "backbone.0") == [border(regions, "head.0.weight")]
 
 
 def test_a_weight_that_is_handed_to_a_region_is_the_same_weight() -> None:

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from torch import fx, nn
 
-from ..compiler.errors import CompilerError
-from ..compiler.program import TRAINING, Program, is_persistent, place, submodule
-from ..compiler.recording import Structure
-from ..compiler.regions import Region
+from ...compiler.errors import CompilerError
+from ...compiler.program import TRAINING, Program, is_persistent, place, submodule
+from ...compiler.recording import Structure
+from ...compiler.regions import Region
 
 _OWN: Final = "own_forward"
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.backends.detectors import RegionsReport, check_regions, prune_regions, write_back
+from secateur.backends.regional.agreement import check_regions
+from secateur.backends.regional.prune import RegionsReport, prune_regions
+from secateur.backends.regional.write_back import write_back
 from secateur.compiler.errors import CompilerError
 from secateur.compiler.regions import find_regions
 from secateur.passes.prune.prune import Prune

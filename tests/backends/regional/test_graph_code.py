@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.backends import detectors
-from secateur.backends.detectors import prune_regions
+from secateur.backends.regional import agreement
+from secateur.backends.regional.prune import prune_regions
 from secateur.compiler.errors import CompilerError
 from support.detection import detector, images, layer_at, targets
 from support.stubborn import SELECT, STUBBORN, Counting, Heads, X
@@ -107,6 +107,6 @@ def test_a_detector_with_all_the_passes(select: str) -> None:
 
 
 def test_a_graph_is_checked_like_a_regions_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detectors, "run_graph", lambda *_: None)
+    monkeypatch.setattr(agreement, "run_graph", lambda *_: None)
     with pytest.raises(CompilerError, match="the code of head does not go along"):
         prune_regions(Heads(Counting()).eval(), (X,), "prune{ratio=0.5}")

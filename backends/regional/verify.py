@@ -1,0 +1,67 @@
+"""Re-proving the artefact of a model that is Python around networks, from its files and the original.
+
+1. the regions are found and pruned again; every tensor of model.safetensors is what comes of it, bit for bit
+2. their program equals its masked original, in float64 on random inputs
+3. the loaded model's own code computes, region by region, what that program does
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...compiler.errors import CompilerError, ProofError
+from ...compiler.plan import Plan
+from ...compiler.regions import find_regions
+from ...passes.pipeline import PassPipeline
+from .. import weights_file
+from ..checks import compose
+from ..verify import Verification, compare_tensors
+from .agreement import check_regions
+from .compile import inputs_of
+from .prune import check_regions_program
+from .write_back import write_back
+
+
+def verify_regions(
+    directory: Path,
+    report: Mapping[str, Any],
+    plan: Plan,
+    passes: PassPipeline,
+    original: nn.Module,
+    compact: nn.Module,
+    *,
+    progress: Callable[[str], None],
+) -> Verification:
+    """Prove an artefact again; see :func:`..verify.verify`.
+
+    Args:
+        directory: The artefact.
+        report: Its report.
+        plan: Its plan.
+        passes: Its pipeline, with the recorded choices.
+        original: The model that it was compiled from.
+        compact: The model that it loads.
+        progress: Told what is being done.
+    """
+    seed = int(report.get("seed", 0))
+    progress("finding regions")
+    regions = find_regions(original, *inputs_of(report, directory))
+    progress("running the pipeline again")
+    result = passes.run(regions.program)
+    if compose(regions.program, result.steps).to_json() != plan.to_json():
+        raise ProofError("plan.json is not what the pipeline keeps of the original", where=str(directory))
+    progress("comparing the weights")
+    made = write_back(original, regions.program, result.program).state_dict()
+    stored = weights_file.read(directory / "model.safetensors")
+    compare_tensors(stored, made, directory)
+    checked = check_regions_program(regions.program, result, seed, progress)
+    progress("checking the model's own code")
+    try:
+        check_regions(compact, regions, result.program, seed=seed)
+    except CompilerError as error:
+        raise ProofError(error.what, where=str(directory)) from error
+    return Verification(len(stored), checked)
