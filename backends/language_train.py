@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final, NoReturn, get_args, get_type_hints
 
 from .training.recipe import PRECISIONS, Recipe
 
@@ -100,6 +101,9 @@ def add_experiment(sub: ArgumentParser, positive: Callable[[str], object]) -> No
     sub.add_argument("--seed", type=int, default=0, help="of everything random")
     sub.add_argument("--accelerator", metavar="NAME", default="auto", help="cpu, cuda, mps ... (default: the best)")
     add_recipe(sub)
+    sub.add_argument(
+        "--later", metavar="OPTIONS", type=_later, default={}, help="of stages after the first: --later='--lr 0.01'"
+    )
     sub.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="continued if it is there")
 
 
@@ -107,6 +111,17 @@ def changes_of(arguments: Namespace) -> dict[str, Any]:
     """Return the recipe's numbers that a command line gives."""
     given = {field.name: getattr(arguments, field.name) for field in fields(Recipe)}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _later(text: str) -> dict[str, Any]:
+    parser = _Strict(add_help=False)
+    add_recipe(parser)
+    return changes_of(parser.parse_args(shlex.split(text)))
+
+
+class _Strict(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise argparse.ArgumentTypeError(message)
 
 
 def _milestones(text: str) -> tuple[float, ...]:

@@ -139,6 +139,8 @@ def report(records: Mapping[str, Any]) -> list[str]:
         asked = record["asked"]
         images = f", {asked['images']:,} training images" if asked["images"] else ""
         changes = ", ".join(f"{key}={value}" for key, value in asked["changes"].items())
+        if asked.get("later"):
+            changes += "; after the first stage " + ", ".join(f"{k}={v}" for k, v in asked["later"].items())
         lines += [f"### {name} ({record['model']})", "", f"Paper: {record['paper']}.", ""]
         scale = f"epochs x {asked['scale']:g}, {asked['least_epochs']} at least"
         lines += [f"The paper's recipe with {scale}{images}{'; ' if changes else ''}{changes}.", ""]

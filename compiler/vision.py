@@ -23,15 +23,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from . import torchvision_ops
 from .errors import MissingExtraError, SourceError
 from .weights import file_sha256, read_state_dict
 
 Shape = tuple[int, ...]
 
 _LOCK = threading.Lock()
-_STAND_INS: list[torch.library.Library] = []
-"""Alive as long as the process: a Library that is collected takes its operators with it."""
-_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 VIDEO_FRAMES = 16
 FLOW_SIZE = 128
 """RAFT refuses images smaller than this."""
@@ -56,12 +54,11 @@ def import_torchvision() -> ModuleType:
             raise MissingExtraError("torchvision is not installed", hint="pip install torchvision")
         try:
             stand_in = not _operators_load(importlib.util.module_from_spec(spec))
-            if stand_in and not _STAND_INS:
-                _define_stand_ins()
+            if stand_in:
+                torchvision_ops.define()
             module = importlib.import_module("torchvision")
             if stand_in:
-                # The only check between `torchvision.ops.nms` and the operator; with the stand-in it has to pass.
-                importlib.import_module("torchvision.ops.boxes").__dict__["_assert_has_ops"] = lambda: None
+                torchvision_ops.take_over()
         except Exception as error:
             _forget_torchvision()
             raise SourceError(
@@ -88,43 +85,6 @@ def _operators_load(package: ModuleType) -> bool:
 def _forget_torchvision() -> None:
     for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
         del sys.modules[name]
-
-
-def _define_stand_ins() -> None:
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    _STAND_INS.append(library)
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(name + _SCHEMA)
-            if name == "nms":  # qnms serves quantized detectors, which torchvision does not ship
-                library.impl(name, greedy_nms, "CompositeExplicitAutograd")
-
-
-def greedy_nms(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression: keep the best box, drop those that overlap it too much, go on with the rest.
-
-    Args:
-        dets: Boxes (N, 4) as x1, y1, x2, y2.
-        scores: (N,).
-        iou_threshold: A box goes when its intersection over union with a better kept box is larger than this.
-
-    Returns:
-        int64 (K,), the indices of the kept boxes, best first.
-    """
-    if dets.dtype in (torch.float16, torch.bfloat16):
-        dets = dets.float()
-    areas = (dets[:, 2] - dets[:, 0]) * (dets[:, 3] - dets[:, 1])
-    order = scores.argsort(descending=True, stable=True)
-    kept: list[Tensor] = []
-    while order.numel():
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        low = torch.maximum(dets[best, :2], dets[rest, :2])
-        high = torch.minimum(dets[best, 2:], dets[rest, 2:])
-        overlap = (high - low).clamp(min=0).prod(dim=1)
-        # Written so that the NaN of two empty boxes keeps both, as the compiled operator does.
-        order = rest[~(overlap / (areas[best] + areas[rest] - overlap) > iou_threshold)]
-    return torch.stack(kept) if kept else order
 
 
 def has_model(name: str) -> bool:

@@ -52,6 +52,8 @@ class Settings:
     """Of every stage that trains."""
     changes: Mapping[str, Any] | None = None
     """Other numbers for all recipes."""
+    later: Mapping[str, Any] | None = None
+    """The same for all stages but the first."""
     seed: int = 0
     accelerator: str = "auto"
 
@@ -75,7 +77,7 @@ def run_experiment(name: str, settings: Settings, progress: Progress) -> dict[st
         if (folder / "report.json").is_file():
             progress.log(f"{stage.name}: finished before")
         else:
-            progress.log(f"{stage.name}: {_told(stage, settings)}")
+            progress.log(f"{stage.name}: {_told(stage, settings, first=place == 0)}")
             before = stage.of or (experiment.stages[place - 1].name if place else SELF)
             _run_stage(experiment, stage, before, place == 0, images, progress)
         report = artefact.read_report(folder)
@@ -100,7 +102,6 @@ def _check_output(name: str, settings: Settings) -> None:
 
 
 def _asked(name: str, settings: Settings) -> dict[str, Any]:
-    changes = {key: list(v) if isinstance(v, tuple) else v for key, v in (settings.changes or {}).items()}
     return {
         "experiment": name,
         "data": settings.data,
@@ -110,20 +111,26 @@ def _asked(name: str, settings: Settings) -> dict[str, Any]:
         "images": settings.images,
         "scale": settings.scale,
         "least_epochs": settings.least_epochs,
-        "changes": changes,
+        "changes": _plain(settings.changes),
+        "later": _plain(settings.later),
         "seed": settings.seed,
     }
 
 
-def _told(stage: Train | Compile, settings: Settings) -> str:
+def _plain(changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in (changes or {}).items()}
+
+
+def _told(stage: Train | Compile, settings: Settings, *, first: bool) -> str:
     if isinstance(stage, Compile):
         return stage.pipeline
-    return f"{recipe_of(stage, settings).epochs} epochs {stage.method}".strip()
+    return f"{recipe_of(stage, settings, first=first).epochs} epochs {stage.method}".strip()
 
 
-def recipe_of(stage: Train, settings: Settings) -> Recipe:
+def recipe_of(stage: Train, settings: Settings, *, first: bool = True) -> Recipe:
     """Return the recipe of a stage with the user's changes, its epochs scaled."""
-    recipe = Recipe.from_json({**stage.recipe, **(settings.changes or {})})
+    later = {} if first else settings.later or {}
+    recipe = Recipe.from_json({**stage.recipe, **(settings.changes or {}), **later})
     return replace(recipe, epochs=max(settings.least_epochs, round(recipe.epochs * settings.scale)))
 
 
@@ -157,7 +164,7 @@ def _run_stage(
         pipeline = stage.pipeline if isinstance(stage, Compile) else ""
         _compile(model, data, pipeline, folder, settings, progress)
         return
-    recipe = recipe_of(stage, settings)
+    recipe = recipe_of(stage, settings, first=first)
     if stage.same_compute:
         report = artefact.read_report(Path(source))
         recipe = replace(recipe, epochs=round(recipe.epochs * report["before"]["macs"] / report["after"]["macs"]))

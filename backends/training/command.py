@@ -99,6 +99,7 @@ def experiment(arguments: Namespace, progress: Progress) -> dict[str, Any]:
         scale=arguments.scale,
         least_epochs=arguments.least_epochs,
         changes=changes_of(arguments),
+        later=arguments.later,
         seed=arguments.seed,
         accelerator=arguments.accelerator,
     )

@@ -1,4 +1,4 @@
-"""Importing torchvision with and without its operators, its models' inputs and published weights, and suppression."""
+"""Importing torchvision with and without its operators, its models' inputs and published weights."""
 
 import hashlib
 import importlib.util
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from secateur.compiler import vision
 from secateur.compiler.errors import MissingExtraError, SourceError
@@ -34,26 +33,6 @@ def same(first: ModelSource, second: ModelSource) -> bool:
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def boxes(count: int) -> Tensor:
-    corners = torch.rand(count, 2)
-    return torch.cat([corners, corners + torch.rand(count, 2) * 0.4], dim=1)
-
-
-def naive_nms(dets: Tensor, scores: Tensor, threshold: float) -> list[int]:
-    """Pair by pair, in plain Python."""
-    kept: list[int] = []
-    for index in sorted(range(len(scores)), key=lambda i: -float(scores[i])):
-        ax, ay, bx, by = dets[index].tolist()
-        for other in kept:
-            cx, cy, dx, dy = dets[other].tolist()
-            overlap = max(min(bx, dx) - max(ax, cx), 0) * max(min(by, dy) - max(ay, cy), 0)
-            if overlap > threshold * ((bx - ax) * (by - ay) + (dx - cx) * (dy - cy) - overlap):
-                break
-        else:
-            kept.append(index)
-    return kept
-
-
 def test_import_works_and_is_the_same_module_every_time() -> None:
     module = vision.import_torchvision()
     assert module is vision.import_torchvision() is sys.modules["torchvision"]
@@ -63,10 +42,11 @@ def test_import_works_and_is_the_same_module_every_time() -> None:
 @pytest.mark.parametrize("before", ["", "try:\n    import torchvision\nexcept RuntimeError:\n    pass\n"])
 def test_import_in_a_fresh_process_whether_or_not_the_user_imported_it_before(before: str) -> None:
     code = before + (
-        "from secateur.compiler.vision import import_torchvision, _STAND_INS\n"
+        "from secateur.compiler.vision import import_torchvision\n"
+        "from secateur.compiler.torchvision_ops import _LIBRARIES\n"
         "first = import_torchvision()\n"
         "import torchvision, torchvision.extension\n"
-        "print(first is torchvision is import_torchvision(), bool(_STAND_INS) != torchvision.extension._has_ops())"
+        "print(first is torchvision is import_torchvision(), bool(_LIBRARIES) != torchvision.extension._has_ops())"
     )
     assert run_python(code) == "True True"
 
@@ -75,23 +55,6 @@ def test_nms_of_torchvision_works_with_or_without_its_operators() -> None:
     dets = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9], [2.0, 2.0, 3.0, 3.0]])
     nms = vision.import_torchvision().ops.nms
     assert nms(dets, torch.tensor([0.5, 0.9, 0.7]), 0.5).tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
-def test_greedy_nms(threshold: float) -> None:
-    dets, scores = boxes(60), torch.rand(60)
-    kept = vision.greedy_nms(dets, scores, threshold)
-    assert kept.dtype == torch.int64
-    assert kept.tolist() == naive_nms(dets, scores, threshold)
-    # The compiled operator where it loads, else the stand-in itself, through the dispatcher.
-    assert torch.equal(vision.import_torchvision().ops.nms(dets, scores, threshold), kept)
-
-
-def test_greedy_nms_keeps_empty_boxes_takes_none_and_half_precision() -> None:
-    assert vision.greedy_nms(torch.zeros(2, 4), torch.tensor([0.1, 0.2]), 0.5).tolist() == [1, 0]
-    empty = vision.greedy_nms(torch.zeros(0, 4), torch.zeros(0), 0.5)
-    assert (empty.shape, empty.dtype) == ((0,), torch.int64)
-    assert len(vision.greedy_nms(boxes(9).half(), torch.rand(9).half(), 0.5))
 
 
 def test_missing_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:

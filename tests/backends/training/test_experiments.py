@@ -55,6 +55,10 @@ def test_scale_makes_fewer_epochs_and_at_least_one() -> None:
     assert recipe_of(stage, Settings("x", Path("x"), scale=0.05)).epochs == 8
     assert recipe_of(stage, Settings("x", Path("x"), scale=1e-6)).epochs == 1
     assert recipe_of(stage, Settings("x", Path("x"), changes={"lr": 0.3})).lr == 0.3
+    settings = Settings("x", Path("x"), changes={"lr": 0.3}, later={"lr": 0.01}, least_epochs=3, scale=1e-6)
+    assert recipe_of(stage, settings).lr == 0.3
+    assert recipe_of(stage, settings, first=False).lr == 0.01
+    assert recipe_of(stage, settings, first=False).epochs == 3
 
 
 @pytest.fixture
@@ -115,6 +119,17 @@ def test_a_chain_runs_and_continues(invoke: Invoke, monkeypatch: pytest.MonkeyPa
     code, _, err = invoke("experiment", "soft", *SMALL, "-o", "made")
     assert code == 2
     assert "another experiment" in err
+
+
+def test_later_stages_may_have_numbers_of_their_own(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch)
+    code, _, err = invoke("experiment", "hard", *SMALL, "--later", "--lr 0.003 --schedule cosine", "-o", "made")
+    assert code == 0, err
+    recipes = [json.loads(Path("made", s, "report.json").read_text())["training"]["recipe"] for s in ("dense", "tuned")]
+    assert [recipe["lr"] for recipe in recipes] == [0.1, 0.003]
+    code, _, err = invoke("experiment", "hard", *SMALL, "--later", "--lr fast", "-o", "other")
+    assert code == 2
+    assert "--later" in err
 
 
 def test_a_method_leaves_the_network_that_it_masked(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
