@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 GIB = 1 << 30
 CIFAR_PREFIX = "cifar_"
+DETECTORS = tuple("fasterrcnn maskrcnn keypointrcnn retinanet ssd fcos".split())
+"""Prefixes of torchvision models that are Python around networks."""
 Json = dict[str, Any]
 
 
