@@ -61,11 +61,11 @@ def _import_torchvision(operators: Path) -> None:
 def _named(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return all tensors in dictionaries and lists, by their places."""
     if isinstance(value, dict):
-        entries = cast("dict[str, Any]", value).items()
+        entries = [(str(key), entry) for key, entry in cast("dict[str, Any]", value).items()]
     elif isinstance(value, tuple | list):
         entries = [(str(i), entry) for i, entry in enumerate(cast("list[Any]", value))]
     else:
-        return {prefix: value}
+        return {prefix or ".0": value}
     return {name: tensor for key, entry in entries for name, tensor in _named(entry, f"{prefix}.{key}").items()}
 
 
