@@ -345,6 +345,7 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], int]]] = {
     "evaluate": _evaluate,
     "sensitivity": _study,
     "compare": _study,
+    "scores": _study,
     "train": _train,
     "experiment": _experiment,
     "list": _list,

@@ -70,6 +70,7 @@ def parser() -> ArgumentParser:
         ("bench", "Time artefacts against their original, or models against one another", _add_bench),
         ("evaluate", "Measure top-1 and top-5 accuracy", _add_evaluate),
         ("sensitivity", "Measure how much each group of channels matters, narrowed alone", _add_sensitivity),
+        ("scores", "Show how a criterion ranks the channels of every group", _add_scores),
         ("compare", "Compare criteria, scopes and pipelines on one model and data", _add_compare),
         ("train", "Train, fine-tune, prune softly or slim a network", _add_train),
         ("experiment", "Repeat an experiment of a paper, stage by stage", _add_experiment),
@@ -204,6 +205,19 @@ def _add_compare(sub: ArgumentParser) -> None:
     sub.add_argument("--macs", metavar="LIST", type=_fractions, default=[0.7, 0.5], help="kept (default: 0.7,0.5)")
     sub.add_argument("--pipeline", metavar="TEXT", action="append", default=[], help="another candidate; repeatable")
     sub.add_argument("-o", "--output", metavar="FILE.csv", type=Path, help="the table as CSV")
+
+
+def _add_scores(sub: ArgumentParser) -> None:
+    _add_model(sub)
+    _add_source(sub)
+    _add_data(sub, required=False, help_text="images, for criteria that need some")
+    sub.add_argument(
+        "--images", metavar="N", type=_positive, default=CALIBRATION_IMAGES, help=f"default: {CALIBRATION_IMAGES}"
+    )
+    sub.add_argument("--criterion", metavar="NAME", default="l1", help="default: l1")
+    sub.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw the scores there")
+    sub.add_argument("-o", "--output", metavar="FILE.csv", type=Path, help="a row per channel")
+    _add_json(sub)
 
 
 def _add_study(sub: ArgumentParser) -> None:

@@ -1,16 +1,17 @@
-"""``sensitivity`` and ``compare`` of the command line: from their options to what is shown and drawn."""
+"""``sensitivity``, ``compare`` and ``scores`` of the command line: from their options to what is shown and drawn."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import RenderableType
 
-from . import compare, sensitivity, study_tables
+from . import compare, scores, sensitivity, study_tables
 from .inputs import ModelInput
+from .outputs import write
+from .progress import Progress
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Study:
     """SVG."""
 
 
-def run(arguments: Namespace, model: ModelInput, progress: Callable[[str], None]) -> Study:
+def run(arguments: Namespace, model: ModelInput, progress: Progress) -> Study:
     """Carry out the study that a command line asks for; see :mod:`.language` for its options.
 
     Raises:
         CompilerError: See :func:`.sensitivity.study` and :func:`.compare.study`.
     """
+    if arguments.command == "scores":
+        return _scores(arguments, model, progress)
     images: dict[str, Any] = {
         "data": arguments.data,
         "preprocess": arguments.preprocess,
@@ -65,3 +68,18 @@ def run(arguments: Namespace, model: ModelInput, progress: Callable[[str], None]
         **images,
     )
     return Study(found.to_json(), study_tables.comparison(found), compare.plot(found, arguments.model))
+
+
+def _scores(arguments: Namespace, model: ModelInput, progress: Progress) -> Study:
+    found = scores.study(
+        model,
+        arguments.criterion,
+        data=arguments.data,
+        preprocess=arguments.preprocess,
+        limit=arguments.images,
+        seed=arguments.seed,
+        progress=progress,
+    )
+    write(arguments.output, scores.csv(found))
+    content = {"model": arguments.model, "criterion": arguments.criterion, "groups": [r.to_json() for r in found]}
+    return Study(content, study_tables.rankings(found), scores.plot(found, arguments.model, arguments.criterion))

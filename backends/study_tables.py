@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..passes.prune.sensitivity import Row, Scan
 from .compare import Comparison
+from .scores import LOW, Ranking, steepest
 from .tables import LONGEST
 
 
@@ -82,6 +83,25 @@ def comparison(found: Comparison) -> RenderableType:
             refused.add_row(Text("failed", "yellow"), row.pipeline, row.reason)
         parts += [Padding(refused, (0, 0, 0, 2), expand=False), Text()]
     return Group(*parts)
+
+
+def rankings(found: Sequence[Ranking]) -> RenderableType:
+    """Return what ``secateur scores`` shows: groups, those whose scores fall most steeply first."""
+    table = _table("channels of", "width", "largest", "median", "smallest", "low", left=1, fold="channels of")
+    for ranking in steepest(found)[:LONGEST]:
+        relative = ranking.relative
+        table.add_row(
+            ranking.group,
+            str(len(relative)),
+            f"{ranking.scores[0]:.3g}",
+            f"{relative[len(relative) // 2]:.3f}",
+            f"{relative[-1]:.3f}",
+            f"{sum(r < LOW for r in relative)}",
+        )
+    lines = [f"median and smallest: of the group's largest score; low: channels below {LOW:g} of it"]
+    if len(found) > LONGEST:
+        lines.append(f"{len(found) - LONGEST} groups whose scores are more alike are left out; -o FILE.csv has them")
+    return _with_notes(table, lines)
 
 
 def _table(*headers: str, left: int, fold: str) -> Table:
