@@ -23,11 +23,12 @@ def shift_flip(images: Tensor, generator: torch.Generator, *, shift: int = SHIFT
     """
     count, _, height, width = images.shape
     device = images.device
-    top, left = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).to(device)
-    flip = (torch.rand(count, generator=generator) < 0.5).to(device)
+    places = torch.randint(0, 2 * shift + 1, (2, count), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    top, left, flip = torch.cat([places, mirrored[None]]).to(device)  # one transfer
     rows = top[:, None] + torch.arange(height, device=device)
     across = torch.arange(width, device=device).expand(count, -1)
-    columns = left[:, None] + torch.where(flip[:, None], across.flip(1), across)
+    columns = left[:, None] + torch.where(flip[:, None] > 0, across.flip(1), across)
     padded = F.pad(images, (shift, shift, shift, shift))
     which = torch.arange(count, device=device)[:, None, None]
     found = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -108,9 +109,15 @@ class InMemory(Split):
     def _normalised(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
             return images
-        numbers = (self.preprocess.mean, self.preprocess.std)
-        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in numbers)
+        mean, std = _statistics(self.preprocess.mean, self.preprocess.std, images.device)
         return images.float().div_(255).sub_(mean).div_(std)
+
+
+@cache
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return both as [C, 1, 1], moved there once."""
+    first, second = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
+    return first, second
 
 
 @dataclass(frozen=True, eq=False)
