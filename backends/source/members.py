@@ -145,6 +145,9 @@ def _original_order(program: Program, member: Member) -> None:
     """Put children in the order in which the author made them; in a chain, calls give the order."""
     if member.kind == "chain":
         return
+    if all(name.isdecimal() for name in member.children):  # their names are their order, also of those without layers
+        member.children = dict(sorted(member.children.items(), key=lambda item: int(item[0])))
+        return
     try:
         known = list(vars(program.owner(member.path))["_modules"])
     except AttributeError:

@@ -31,7 +31,7 @@ def class_text(cls: Class, called: Mapping[str, str], extra: Sequence[str] = ())
         lines += [f'    """{_places(cls)}"""', ""]
     lines += _init(cls, block, fill, called, extra)
     if block.forward is not None:
-        lines += ["", *_forward(block, fill, called)]
+        lines += [*([""] if lines[-1] else []), *_forward(block, fill, called)]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -354,3 +355,41 @@ def test_a_model_that_is_a_plain_sequence() -> None:
     model.load_state_dict(module.state_dict())
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(model(x), module(x))
+
+
+class Swish(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def plain() -> list[nn.Module]:
+    return [nn.Conv2d(3, 8, 3), Swish(), nn.Conv2d(8, 4, 1)]
+
+
+def scaled() -> list[nn.Module]:
+    return [nn.Conv2d(3, 8, 3), Scale(), Swish(), nn.Conv2d(8, 4, 1)]
+
+
+def nested() -> list[nn.Module]:
+    return [nn.Sequential(nn.Conv2d(3, 8, 3), Swish()), Swish(), nn.Conv2d(8, 4, 1)]
+
+
+def shared() -> list[nn.Module]:
+    swish = Swish()
+    return [nn.Conv2d(3, 8, 3), swish, nn.Conv2d(8, 8, 1), swish, nn.Conv2d(8, 4, 1)]
+
+
+@pytest.mark.parametrize("layers", [plain, scaled, nested, shared])
+def test_a_sequence_with_a_block_that_has_no_layers(layers: Callable[[], list[nn.Module]]) -> None:
+    text = check(trace(nn.Sequential(*layers()), IMAGE, name="Net"))
+    assert "class Net(nn.Sequential):" in text
+    assert "class Swish(nn.Module):" in text
