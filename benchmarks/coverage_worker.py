@@ -57,7 +57,7 @@ SENSITIVITY = 1e-3
 """Demanded of the random states: a proof on a model that ignores its input would say nothing."""
 BUDGET_TOLERANCE = 0.01
 CHECK_SIZE = 96
-WHOLE_SIZE = ("vgg", "alexnet", "s3d", "cifar_", "vit", "swin", "maxvit", "mvit", "raft")
+WHOLE_SIZE = ("vgg", "alexnet", "s3d", "inception", "cifar_", "vit", "swin", "maxvit", "mvit", "raft")
 """Models that are checked at the size for which they are counted: their heads do not take a smaller one sensibly, or
 they compute with sizes."""
 
