@@ -49,7 +49,8 @@ Each model is pruned with `prune{macs=0.5}` from a random state: weights, and al
 by at least 1e-3 of the largest output. CIFAR ResNets carry trained weights.
 
 - *input*: the model's default size, for which MACs are counted. The proof, the training step and the reload run on a
-  smaller one where the model takes it: 96 x 96 images, 8 frames of 64 x 64 (VGG, AlexNet, S3D, Inception and CIFAR: their own).
+  smaller one where the model takes it: 96 x 96 images, 8 frames of 64 x 64 (VGG, AlexNet, S3D, Inception and CIFAR:
+  their own).
 - *prunable MACs*: share of the MACs that is in layers of which some input or output channel may be removed.
 - *proof error*: max |compact - masked original| / max |masked original| in float64, the larger of two batches (of 2 and
   of 3; the second also of another image size where the model takes one). At most 1e-9 is demanded.
