@@ -21,6 +21,7 @@ from .auxiliary import in_evaluation
 from .ops import Call, normalise
 from .program import Program
 from .shapes import is_tensor, shape_of
+from .spelt import explicit
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,11 @@ def products(program: Program) -> Iterator[Product]:
             yield Product(node, scores, call["query"], (len(query) - 1,), gives=False)
             yield Product(node, elements, call["key"], (len(key) - 2,), gives=True)
         elif call.key == "einsum" and isinstance(call["operands"], (tuple, list)) and len(call["operands"]) == 2:
-            given, _, result = str(call["equation"]).replace(" ", "").partition("->")
+            equation = explicit(str(call["equation"]), [len(shape_of(x)) for x in call["operands"]])
+            given, _, result = equation.partition("->")
             letters = given.split(",")[0]
             summed = tuple(axis for axis, letter in enumerate(letters) if letter not in result)
-            if "." not in given:
-                yield Product(node, elements, call["operands"][0], summed, gives=True)
+            yield Product(node, elements, call["operands"][0], summed, gives=True)
 
 
 def _dims(weight: Any) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """Opening composites: calls that are one node to the tracer and many operations to a channel.
 
 Wrapped Python functions are run once more on values that know their sizes (:mod:`.sized`), so that what they do becomes
-graph; ``nn.MultiheadAttention`` is spelt out. Results are those of the composite, in real arithmetic; parameters keep
-their names. A composite that cannot be opened stays a call, and keeps its channels.
+graph; ``nn.MultiheadAttention`` and some functions of torch (:mod:`.spelt`) are spelt out. Results are those of the
+composite, in real arithmetic; parameters keep their names. A composite that cannot be opened stays a call, and keeps
+its channels.
 
     attention   [q, k, v] = x W_in^T + b_in,  y = softmax(q k^T / sqrt(d) + mask) v W_out^T + b_out
 """
@@ -10,7 +11,6 @@ their names. A composite that cannot be opened stays a call, and keeps its chann
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,7 @@ from .ops import FUNCTIONS
 from .program import TRAINING, Program, place, referenced_tree, submodule
 from .shapes import infer, value_of
 from .sized import Pair, SizedTracing, mapped, two_sizes
+from .spelt import SPELT
 
 
 def expand(program: Program, model: nn.Module) -> Program:
@@ -78,7 +79,11 @@ def _is_composite(program: Program, node: fx.Node) -> bool:
     if node.op == "call_module":
         module = program.owner(str(node.target))
         return type(module) is nn.MultiheadAttention and not (module._forward_hooks or module._forward_pre_hooks)
-    return is_opaque(node)
+    return _is_spelt(node) or is_opaque(node)
+
+
+def _is_spelt(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in SPELT and node.kwargs.get("out") is None
 
 
 def is_opaque(node: fx.Node) -> bool:
@@ -163,7 +168,11 @@ class _Opening(SizedTracing):
             if node.op == "call_module":
                 result = self._attention(str(node.target), *args, **kwargs)
             else:
-                result = cast("Callable[..., Any]", node.target)(*args, **kwargs)
+                function: Any = node.target
+                if _is_spelt(node):
+                    function = SPELT[function]
+                    kwargs.pop("out", None)
+                result = function(*args, **kwargs)
         except Exception:  # whatever the function does that values of a graph cannot
             for new in reversed(list(self.graph.nodes)):
                 if new is last:

@@ -25,6 +25,7 @@ import numpy as np
 from ..labels import Atoms, ChannelLabels, Factor, sorted_factor
 from ..ops import Call
 from ..shapes import is_tensor
+from ..spelt import explicit
 from .cells import may_be_cells, meet
 from .elementwise import lay_over
 from .registry import RuleContext, rule
@@ -71,12 +72,12 @@ def _masked(ctx: RuleContext, call: Call, scores: ChannelLabels) -> ChannelLabel
 
 @rule("einsum")
 def einsum(ctx: RuleContext, call: Call) -> ChannelLabels:
-    """Any product with an equation that names its result."""
+    """Any product with an equation."""
     operands = call["operands"] if isinstance(call["operands"], (tuple, list)) else (call["operands"],)
     equation = call["equation"]
-    if not isinstance(equation, str) or "." in equation or "->" not in equation or not all(map(is_tensor, operands)):
-        return ctx.unknown(call, "a product without an explicit equation")
-    given, _, result = equation.replace(" ", "").partition("->")
+    if not isinstance(equation, str) or not all(map(is_tensor, operands)):
+        return ctx.unknown(call, "a product without an equation")
+    given, _, result = explicit(equation, [len(ctx.shape(x)) for x in operands]).partition("->")
     terms = given.split(",")
     if any(len(set(term)) < len(term) for term in terms) or len(terms) != len(operands):
         return ctx.unknown(call, "a product that takes a diagonal")
