@@ -288,6 +288,6 @@ def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> Unt
     return UntraceableError(
         f"cannot trace {type(model).__name__}: {type(error).__name__}: {first}",
         where=f"{path or 'forward'} ({type(owner).__name__}), {line}",
-        hint="make control flow independent of tensor values there, compile a submodule that has none, or prune what "
-        "can be traced of it in Python: secateur.prune_regions",
+        hint="make control flow independent of tensor values there, or take a submodule that has none; compile, verify, "
+        "inspect and explain take what can be traced of it (in Python: secateur.prune_regions)",
     )

@@ -54,6 +54,25 @@ def build() -> nn.Module:
 {ties}    return model
 '''
 
+REPLACE = '''
+def replace(
+    model: nn.Module,
+    path: str,
+    kind: type[nn.Module],
+    parameters: dict[str, torch.dtype],
+    buffers: dict[str, torch.dtype],
+) -> None:
+    """Put a layer of another class in place of one; its attributes and sizes come later."""
+    layer = kind.__new__(kind)
+    nn.Module.__init__(layer)
+    for name, dtype in parameters.items():
+        layer.register_parameter(name, nn.Parameter(torch.empty(0, dtype=dtype)))
+    for name, dtype in buffers.items():
+        layer.register_buffer(name, torch.empty(0, dtype=dtype))
+    owner, _, name = path.rpartition(".")
+    model.get_submodule(owner)._modules[name] = layer
+'''
+
 MAIN = """
 if __name__ == "__main__":
     images = [torch.rand({shape}) for _ in range({count})]
@@ -136,6 +155,7 @@ def emit_loader(
     call = "images" if convention == "list" else "torch.stack(images)"
     parts = [HEADER.format(title=title, version=__version__, package=builder.package, kind=kind).rstrip()]
     parts += ["\n".join(dict.fromkeys(imports[:2])) + "\n" + "\n".join(imports[2:]), '__all__ = ["build", "load"]']
+    parts += [REPLACE.rstrip()] if any(layer.kind for layer in found.layers.values()) else []
     parts += [build.rstrip(), LOAD.format(root="nn.Module", make="build").rstrip()]
     parts += [MAIN.format(shape=", ".join(map(str, shape[1:])), count=shape[0], call=call).rstrip()]
     return "\n\n".join(parts) + "\n"
@@ -151,19 +171,15 @@ def _changes(found: Differences) -> str:
     for path in found.removed:
         owner, _, name = path.rpartition(".")
         lines.append(f"    model.get_submodule({owner!r})._modules.pop({name!r}, None)")
+    same: dict[str, list[str]] = {}
     for path, layer in found.layers.items():
-        if layer.kind is None:
-            continue
-        owner, _, name = path.rpartition(".")
-        lines.append(f"    replaced = {layer.kind}.__new__({layer.kind})")
-        lines.append("    nn.Module.__init__(replaced)")
-        for tensor, dtype in layer.dtypes.items():
-            value = f"torch.empty(0, dtype={dtype})"
-            if tensor in layer.parameters:
-                lines.append(f"    replaced.register_parameter({tensor!r}, nn.Parameter({value}))")
-            else:
-                lines.append(f"    replaced.register_buffer({tensor!r}, {value})")
-        lines.append(f"    model.get_submodule({owner!r})._modules[{name!r}] = replaced")
+        if layer.kind is not None:
+            kinds = ({n: layer.dtypes[n] for n in names} for names in (layer.parameters, layer.buffers))
+            tables = (", ".join(f"{name!r}: {dtype}" for name, dtype in kind.items()) for kind in kinds)
+            same.setdefault(f"{layer.kind}, {', '.join(f'{{{table}}}' for table in tables)}", []).append(path)
+    for kind, paths in same.items():
+        lines += ["    for path in (", *(f"        {path!r}," for path in paths), "    ):"]
+        lines.append(f"        replace(model, path, {kind})")
     return "".join(f"{line}\n" for line in lines)
 
 
