@@ -12,6 +12,7 @@ What differs from plain ``fx.symbolic_trace``:
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Generator, Sequence
@@ -281,13 +282,13 @@ def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> Unt
     except AttributeError:
         owner = model
     frames = traceback.extract_tb(error.__traceback__)
-    library = str(Path(torch.__file__).parent)
+    library = f"{Path(torch.__file__).parent}{os.sep}"  # and not torchvision
     own = [f for f in frames if not f.filename.startswith(library) and f.filename != __file__]
     line = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "unknown line"
-    first = (str(error).splitlines() or [""])[0]
+    first = (str(error).splitlines() or [""])[0].partition(". ")[0]  # the sentence; fx goes on with advice
     return UntraceableError(
         f"cannot trace {type(model).__name__}: {type(error).__name__}: {first}",
         where=f"{path or 'forward'} ({type(owner).__name__}), {line}",
-        hint="make control flow independent of tensor values there, or take a submodule that has none; compile, verify, "
-        "inspect and explain take what can be traced of it (in Python: secateur.prune_regions)",
+        hint="make control flow independent of tensor values there, or take a submodule that has none; compile, "
+        "verify, inspect and explain take what can be traced of it (in Python: secateur.prune_regions)",
     )
