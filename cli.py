@@ -362,7 +362,9 @@ def _progress(arguments: Namespace) -> Generator[Progress]:
         from rich.console import Console
 
         console = Console(stderr=True)
-    progress = Progress(lambda text: print(text, file=sys.stderr), console, quiet=arguments.quiet)
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))  # of a launcher's processes, the first one talks
+    quiet = arguments.quiet or rank.strip("0") != ""
+    progress = Progress(lambda text: print(text, file=sys.stderr), console, quiet=quiet)
     try:
         yield progress
     finally:
