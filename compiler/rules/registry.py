@@ -198,7 +198,11 @@ class RuleContext:
         """Give the parameters behind a functional weight their role; whether one of them is the whole axis."""
         whole = False
         for index, found in enumerate(self.slices):
-            if found.kind in ("get_attr", call.key) and found.atoms.ndim == 1 and np.isin(found.atoms, atoms).all():
+            if found.kind not in ("get_attr", call.key) or found.atoms.ndim > 1:
+                continue
+            # A part of a parameter's rows gives channels too: what attention projects queries, keys and values by.
+            part = role is Role.PRODUCES and np.isin(atoms, found.atoms).all()
+            if part or np.isin(found.atoms, atoms).all():
                 if found.role is Role.CARRIES:
                     self.slices[index] = ParamSlice(found.name, found.axis, found.atoms, role, self.node, call.key)
                 whole |= len(found.atoms) == size

@@ -217,3 +217,53 @@ class SplitAttention(nn.Module):
         atten = F.softmax(atten.view(batch, 1, self.radix, -1).transpose(1, 2), dim=1).reshape(batch, -1)
         attens = torch.split(atten.view(batch, -1, 1, 1), rchannel // self.radix, dim=1)
         return self.head(sum((a * s for a, s in zip(attens[1:], splits[1:], strict=True)), attens[0] * splits[0]))
+
+
+class Encoding(nn.Module):
+    """Positions are added to queries and keys, not to values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 24), nn.ReLU(), nn.Linear(24, width))
+
+    def forward(self, x: Tensor, pos: Tensor) -> Tensor:
+        q = x + pos
+        x = self.norm1(x + self.attn(q, q, x, need_weights=False)[0])
+        return self.norm2(x + self.mlp(x))
+
+
+class Decoding(nn.Module):
+    """What is asked for attends to itself, and to what was encoded."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.own = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 24), nn.ReLU(), nn.Linear(24, width))
+
+    def forward(self, x: Tensor, asked: Tensor, memory: Tensor, pos: Tensor) -> Tensor:
+        q = x + asked
+        x = self.norm1(x + self.own(q, q, x, need_weights=False)[0])
+        x = self.norm2(x + self.cross(x + asked, memory + pos, memory, need_weights=False)[0])
+        return self.norm3(x + self.mlp(x))
+
+
+@architecture()
+class DetectionTransformer(nn.Module):
+    """Carion et al., End-to-End Object Detection with Transformers (arXiv 2005.12872), a layer of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, stride=4, padding=1)
+        self.pos = nn.Parameter(torch.randn(1, 16, 16))
+        self.asked = nn.Parameter(torch.randn(1, 5, 16))
+        self.encoder, self.decoder = Encoding(16, 2), Decoding(16, 2)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = self.encoder(F.adaptive_avg_pool2d(self.stem(x), 4).flatten(2).transpose(1, 2), self.pos)
+        start = torch.zeros_like(self.asked).expand(x.size(0), -1, -1)
+        return self.head(self.decoder(start, self.asked, memory, self.pos))
