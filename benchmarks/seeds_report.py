@@ -130,8 +130,8 @@ def report(records: Mapping[str, Any]) -> list[str]:
         *_slimming(found),
         "## All stages",
         "",
-        "*predictions as masked*: the compact network predicts what the masked one does, for so many test images of all "
-        "seeds; one that did not would have ended the experiment.",
+        "*predictions as masked*: the compact network predicts what the masked one does, for so many test images of "
+        "all seeds; one that did not would have ended the experiment.",
         "",
     ]
     for name, rows in sorted(found.items()):
