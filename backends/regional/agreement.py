@@ -14,7 +14,7 @@ from ...compiler.errors import CompilerError
 from ...compiler.program import InputSpec, Program
 from ...compiler.proof import default_float64, in_float64
 from ...compiler.regions import Region, Regions
-from .graph_code import run_graph
+from .graph_code import GraphCode, run_graph
 
 _TOLERANCE: Final = 1e-9
 
@@ -39,11 +39,11 @@ def check_regions(model: nn.Module, regions: Regions, compact: Program, *, seed:
 
 def settle(
     model: nn.Module, regions: Regions, compact: Program, seed: int, own_code: bool
-) -> tuple[float, tuple[str, ...]]:
-    """Check all regions, and let those that fail run their graphs; returns the largest difference, and their paths."""
+) -> tuple[float, tuple[GraphCode, ...]]:
+    """Check all regions, and let those that fail run their graphs; returns the largest difference, and these."""
     values = _values(regions, compact, seed)
     calls = Counter(region.path for region in regions.regions)
-    rewritten: list[str] = []
+    rewritten: list[GraphCode] = []
     worst = 0.0
     for region in regions.regions:
         try:
@@ -51,8 +51,7 @@ def settle(
         except CompilerError:
             if own_code or calls[region.path] > 1:
                 raise
-            run_graph(model, region, regions.program, compact)
-            rewritten.append(region.path)
+            rewritten.append(run_graph(model, region, regions.program, compact))
             difference = _difference(model, region, values)
         worst = max(worst, difference)
     return worst, tuple(rewritten)

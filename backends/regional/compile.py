@@ -106,7 +106,7 @@ def compile_regions(
 
     Args:
         model: With the record of where it comes from, which the file that is written builds it from again.
-        pipeline: Passes; those that measure or calibrate have nothing to do that on.
+        pipeline: Passes; those that measure or calibrate have nothing to do that on, and none may make layers of ours.
         emit: Backends that will be asked for.
         verify: Prove the program of all regions.
         seed: Of the random images, and of the proof's inputs.
@@ -128,7 +128,6 @@ def compile_regions(
         model.module,
         called,
         pipeline,
-        own_code=True,
         in_vain=False,
         verify=verify,
         seed=seed,
@@ -140,11 +139,12 @@ def compile_regions(
     with user_code.importable(Path(str(place))) if place is not None else nullcontext():
         source = emit_loader(
             builder,
-            compare(_built(builder.expression, builder.lines), pruned.module),
+            compare(_built(builder.expression, builder.lines), pruned.module, pruned.report.rewritten),
             title=f"{model.class_name}, compiled with {pipeline or 'no passes'}",
             kind=type(model.module).__name__,
             convention=convention,
             shape=model.shapes[0],
+            codes=pruned.rewritten,
         )
         _check_loader(source, pruned.module, called)
     return CompiledRegions(
@@ -223,6 +223,7 @@ def _report(model: ModelInput, pipeline: PassPipeline, pruned: Pruned, conventio
     regions = {
         "call": convention,
         "regions": list(told.regions),
+        "rewritten": list(told.rewritten),
         "contracts": list(told.contracts),
         "borders": [asdict(border) for border in told.borders],
         "outside": told.outside,

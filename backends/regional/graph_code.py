@@ -8,6 +8,7 @@ saved as a ``state_dict``; pickled it cannot be, since its class has no module t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import fx, nn
@@ -20,7 +21,19 @@ from ...compiler.regions import Region
 _OWN: Final = "own_forward"
 
 
-def run_graph(model: nn.Module, region: Region, original: Program, compact: Program) -> None:
+@dataclass(frozen=True, eq=False)
+class GraphCode:
+    """What a submodule runs in place of its own code."""
+
+    path: str
+    graph: fx.Graph
+    """Its names are those of the submodule."""
+    given: Structure
+    gave: Structure
+    outputs: tuple[str, ...]
+
+
+def run_graph(model: nn.Module, region: Region, original: Program, compact: Program) -> GraphCode:
     """Change a submodule of ``model`` so that it runs its part of ``compact``.
 
     Args:
@@ -58,6 +71,7 @@ def run_graph(model: nn.Module, region: Region, original: Program, compact: Prog
     members = {"forward": _forward(code, region.given, region.gave), _OWN: own.forward}
     names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
     module.__class__ = type(own.__name__, (own,), {**members, **names})
+    return GraphCode(region.path, graph, region.given, region.gave, region.outputs)
 
 
 def _forward(code: Callable[..., Any], given: Structure, gave: Structure) -> Callable[..., Any]:

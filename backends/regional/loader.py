@@ -7,15 +7,18 @@ secateur. What is pruned is a table, a row per layer.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
 from ...compiler import sources
 from ...compiler.errors import CompilerError
+from ..source.names import Names
 from ..source.template import LOAD
 from .calls import Convention
+from .graph_code import GraphCode
+from .region_source import SUPPORT, functions
 from .structure import Differences, Layer
 
 HEADER = '''"""{title}
@@ -131,6 +134,7 @@ def emit_loader(
     kind: str,
     convention: Convention,
     shape: tuple[int, ...],
+    codes: Sequence[GraphCode] = (),
 ) -> str:
     """Return the text of ``model.py``.
 
@@ -141,22 +145,31 @@ def emit_loader(
         kind: Name of the model's class.
         convention: How it is called.
         shape: Of its input, [N, C, ...].
+        codes: Of the submodules that run a graph in place of their own code.
     """
+    names = Names()
+    graphs = [*([SUPPORT.rstrip()] if codes else []), *(text.rstrip() for text in functions(codes, names))]
     imports = ["from __future__ import annotations", ""]
     imports += ["import json", "import struct", "from pathlib import Path", "from typing import Any", ""]
     imports += ["import torch", "from torch import Tensor, nn", "", *builder.lines]
+    imports += [line for line in names.imports() if line not in imports]
     imports += sorted({f"import {layer.kind.rpartition('.')[0]}" for layer in found.layers.values() if layer.kind})
     build = BUILD.format(
         layers="\n".join(_row(path, layer) for path, layer in found.layers.items()),
         builder=builder.expression,
         changes=_changes(found),
-        ties=_ties(found),
+        ties=_ties(found) + "".join(f"    run_graph(model, {c.path!r}, forward_{n})\n" for n, c in enumerate(codes)),
     )
     call = "images" if convention == "list" else "torch.stack(images)"
     parts = [HEADER.format(title=title, version=__version__, package=builder.package, kind=kind).rstrip()]
     parts += ["\n".join(dict.fromkeys(imports[:2])) + "\n" + "\n".join(imports[2:]), '__all__ = ["build", "load"]']
     parts += [REPLACE.rstrip()] if any(layer.kind for layer in found.layers.values()) else []
-    parts += [build.rstrip(), LOAD.format(root="nn.Module", make="build").rstrip()]
+    parts += [
+        *("\n" + helper for helper in names.helpers()),
+        *graphs,
+        build.rstrip(),
+        LOAD.format(root="nn.Module", make="build").rstrip(),
+    ]
     parts += [MAIN.format(shape=", ".join(map(str, shape[1:])), count=shape[0], call=call).rstrip()]
     return "\n\n".join(parts) + "\n"
 
@@ -173,10 +186,18 @@ def _changes(found: Differences) -> str:
         lines.append(f"    model.get_submodule({owner!r})._modules.pop({name!r}, None)")
     same: dict[str, list[str]] = {}
     for path, layer in found.layers.items():
+        kinds = [
+            {n: layer.dtypes[n] for n in names if n in layer.dtypes} for names in (layer.parameters, layer.buffers)
+        ]
         if layer.kind is not None:
-            kinds = ({n: layer.dtypes[n] for n in names} for names in (layer.parameters, layer.buffers))
             tables = (", ".join(f"{name!r}: {dtype}" for name, dtype in kind.items()) for kind in kinds)
             same.setdefault(f"{layer.kind}, {', '.join(f'{{{table}}}' for table in tables)}", []).append(path)
+            continue
+        for name, dtype in kinds[0].items():
+            value = f"nn.Parameter(torch.empty(0, dtype={dtype}))"
+            lines.append(f"    model.get_submodule({path!r}).register_parameter({name!r}, {value})")
+        for name, dtype in kinds[1].items():
+            lines.append(f"    model.get_submodule({path!r}).register_buffer({name!r}, torch.empty(0, dtype={dtype}))")
     for kind, paths in same.items():
         lines += ["    for path in (", *(f"        {path!r}," for path in paths), "    ):"]
         lines.append(f"        replace(model, path, {kind})")

@@ -28,6 +28,7 @@ from ..checks import Checked, check, compose, summary
 from ..compile import DEFAULT_PIPELINE, equip
 from .agreement import settle
 from .figures import prunable_share
+from .graph_code import GraphCode
 from .write_back import check_glue, write_back
 
 
@@ -113,6 +114,7 @@ class Pruned:
     """Of the original."""
     result: PipelineResult
     checked: tuple[Checked, ...] | None
+    rewritten: tuple[GraphCode, ...]
     report: RegionsReport
 
 
@@ -156,7 +158,7 @@ def prune_found(
     report = RegionsReport(
         pipeline=str(passes),
         regions=tuple(dict.fromkeys(region.path for region in regions.regions)),
-        rewritten=rewritten,
+        rewritten=tuple(code.path for code in rewritten),
         contracts=regions.contracts,
         borders=regions.borders,
         outside=regions.outside,
@@ -172,7 +174,7 @@ def prune_found(
         notes=original.notes,
         timings=clock.timings,
     )
-    return Pruned(pruned, regions, result, checked, report)
+    return Pruned(pruned, regions, result, checked, rewritten, report)
 
 
 def check_regions_program(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ class Layer:
     """Those of another shape."""
     buffers: dict[str, Shape] = field(default_factory=dict[str, Shape])
     dtypes: dict[str, str] = field(default_factory=dict[str, str])
-    """Of both, where the class is another one."""
+    """Of those that are not there as built: all of them, where the class is another one."""
 
     def __bool__(self) -> bool:
         """Tell whether it differs at all."""
@@ -47,12 +47,13 @@ class Differences:
     """Names of parameters that are one, of which at least one has another shape."""
 
 
-def compare(built: nn.Module, model: nn.Module) -> Differences:
+def compare(built: nn.Module, model: nn.Module, rewritten: Collection[str] = ()) -> Differences:
     """Return what has to be changed in a fresh model so that the weights of another one fit it.
 
     Args:
         built: As the builder builds it.
         model: As it should be.
+        rewritten: Paths of submodules whose class is a subclass with a forward of its own, which is written elsewhere.
 
     Raises:
         CompilerError: The difference is more than classes of single layers, plain attributes and shapes.
@@ -66,7 +67,8 @@ def compare(built: nn.Module, model: nn.Module) -> Differences:
     missing = [path for path in theirs if path not in mine]
     found.removed = [path for path in missing if path.rpartition(".")[0] not in missing]
     for path, module in mine.items():
-        layer = _layer(theirs[path], module, path)
+        kind = type(module).__mro__[1] if path in rewritten else type(module)
+        layer = _layer(theirs[path], module, kind, path)
         if layer:
             found.layers[path] = layer
     trained = {name: p.requires_grad for name, p in built.named_parameters(remove_duplicate=False)}
@@ -81,11 +83,13 @@ def compare(built: nn.Module, model: nn.Module) -> Differences:
     return found
 
 
-def _layer(built: nn.Module, module: nn.Module, path: str) -> Layer:
-    same = type(built) is type(module)
+def _layer(built: nn.Module, module: nn.Module, kind: type[nn.Module], path: str) -> Layer:
+    same = type(built) is kind
     if not same and (module._modules or built._modules):
-        raise _inexpressible(path, f"is a {type(module).__name__}, and was built as a {type(built).__name__}")
-    layer = Layer() if same else Layer(f"{type(module).__module__}.{type(module).__qualname__}")
+        raise _inexpressible(path, f"is a {kind.__name__}, and was built as a {type(built).__name__}")
+    if not same and kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        raise _inexpressible(path, f"has become a {kind.__name__} of secateur's own")
+    layer = Layer() if same else Layer(f"{kind.__module__}.{kind.__qualname__}")
     before = vars(built) if same else {}
     for name, value in vars(module).items():
         if name in _OF_TORCH or (name == "training" and same):
@@ -104,9 +108,8 @@ def _layer(built: nn.Module, module: nn.Module, path: str) -> Layer:
             if name in module._non_persistent_buffers_set:
                 raise _inexpressible(path, f"has a buffer '{name}' that no state_dict holds")
             layer.buffers[name] = tuple(buffer.shape)
-    if not same:
-        tensors = [*module._parameters.items(), *module._buffers.items()]
-        layer.dtypes = {name: str(tensor.dtype) for name, tensor in tensors if tensor is not None}
+    tensors = [*module._parameters.items(), *module._buffers.items()]
+    layer.dtypes = {name: str(tensor.dtype) for name, tensor in tensors if tensor is not None and name not in shapes}
     return layer
 
 

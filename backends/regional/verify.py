@@ -15,15 +15,12 @@ from torch import nn
 
 from ...compiler.errors import CompilerError, ProofError
 from ...compiler.plan import Plan
-from ...compiler.regions import find_regions
 from ...passes.pipeline import PassPipeline
 from .. import weights_file
-from ..checks import compose
 from ..verify import Verification, compare_tensors
 from .agreement import check_regions
 from .compile import inputs_of
-from .prune import check_regions_program
-from .write_back import write_back
+from .prune import prune_found
 
 
 def verify_regions(
@@ -48,20 +45,15 @@ def verify_regions(
         progress: Told what is being done.
     """
     seed = int(report.get("seed", 0))
-    progress("finding regions")
-    regions = find_regions(original, *inputs_of(report, directory))
-    progress("running the pipeline again")
-    result = passes.run(regions.program)
-    if compose(regions.program, result.steps).to_json() != plan.to_json():
+    made = prune_found(original, inputs_of(report, directory), passes, seed=seed, progress=progress)
+    if made.report.plan.to_json() != plan.to_json():
         raise ProofError("plan.json is not what the pipeline keeps of the original", where=str(directory))
     progress("comparing the weights")
-    made = write_back(original, regions.program, result.program).state_dict()
     stored = weights_file.read(directory / "model.safetensors")
-    compare_tensors(stored, made, directory)
-    checked = check_regions_program(regions.program, result, seed, progress)
+    compare_tensors(stored, made.module.state_dict(), directory)
     progress("checking the model's own code")
     try:
-        check_regions(compact, regions, result.program, seed=seed)
+        check_regions(compact, made.regions, made.result.program, seed=seed)
     except CompilerError as error:
         raise ProofError(error.what, where=str(directory)) from error
-    return Verification(len(stored), checked)
+    return Verification(len(stored), made.checked or ())

@@ -69,6 +69,30 @@ def trained(model: nn.Module) -> Any:
     return model
 
 
+@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet", "ssdlite"])
+@pytest.mark.parametrize(
+    "pipeline",
+    ["@data-free{macs=0.5}", "prune{macs=0.5 scope=global criterion=random select=all},fold-bn,eliminate-dead-code"],
+)
+def test_regions_whose_code_does_not_go_along_are_written_down(invoke: Invoke, name: str, pipeline: str) -> None:
+    code, out, err = invoke("compile", f"mine:{name}", *SIZE, "--pipeline", pipeline, "-o", "small", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["regions"]["rewritten"]
+    assert report["verification"]["holds"]
+    text = Path("small/model.py").read_text()
+    assert "def forward_0(self: nn.Module" in text
+    assert "secateur." not in text.partition('"""')[2].partition('"""')[2]
+    code, out, err = invoke("verify", "small")
+    assert code == 0, err
+    model = secateur.load(Path("small"))
+    assert type(model).__qualname__ == type(detector(name)).__qualname__
+    assert not [key for key in model.state_dict() if key.startswith("backbone.body") and "running_mean" in key]
+    model.train()
+    torch.stack(list(trained(model)(images(2), targets()).values())).sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_it_is_compiled_once_more(invoke: Invoke) -> None:
     assert invoke("compile", "mine:retinanet", *SIZE, "-o", "once")[0] == 0
     code, out, err = invoke("compile", "once", "--pipeline", "prune{macs=0.5}", "-o", "twice", "--json")
@@ -116,7 +140,7 @@ def test_inspect_and_explain_know_the_regions(invoke: Invoke) -> None:
     [
         (("mine:fcos", "--emit", "onnx"), "onnx cannot express the Python code between this model's networks"),
         (("mine:fcos", "--pipeline", "prune{latency=0.5}"), "no time per call that an engine could measure"),
-        (("mine:fcos", "--pipeline", "prune{macs=0.5},fold-bn"), "does not go along with the pruned layers"),
+        (("mine:fcos", "--pipeline", "quantize"), "the file that puts the model together has no words for that"),
         (("mine:fcos", "--data", "images"), "is pruned without data"),
         (("mine:counting", "--pipeline", "prune{ratio=0.5}"), "runs neither on a batch of images nor on a list"),
     ],
