@@ -52,6 +52,7 @@ class FoldConstants(Pass):
                 place(edit.program.root, name, value.to(wanted.dtype), persistent=True)
                 made = edit.graph.create_node("get_attr", name, (), {})
             set_value(made, wanted)
+            known[made] = value  # other constants may be computed from it
             remarks.append(Remark(RemarkKind.APPLIED, self.name, node.name, f"computed once, now the buffer {name}"))
             node.replace_all_uses_with(made)
         folded = sum(r.kind is RemarkKind.APPLIED for r in remarks)

@@ -48,6 +48,19 @@ def test_a_weight_is_computed_once() -> None:
     assert result.program.attribute("folded_0").dtype == torch.float32
 
 
+class Chained(Grows):
+    """One constant is read by what follows the input, and by another constant."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.scale * 2
+        return x * first + (first + 1).sqrt()
+
+
+def test_constants_of_constants() -> None:
+    result = run_exact(Chained(), (1, 4, 8, 8), FoldConstants())
+    assert names(result) == ["x", "folded_0", "mul_1", "folded_1", "add_1", "output"]
+
+
 def test_what_grows_is_left_with_a_reason() -> None:
     result = run_exact(Grows(), (1, 4, 200, 200), FoldConstants())
     assert not result.changed
