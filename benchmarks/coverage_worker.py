@@ -236,7 +236,7 @@ def check_shape(name: str, shape: tuple[int, ...]) -> Iterator[int]:
     """Yield the shape on which proof and training step run: smaller than the one counted, where that makes sense."""
     video = len(shape) == 5
     for axis, size in enumerate(shape):
-        if axis < 2 or name.startswith(WHOLE_SIZE):
+        if axis < 2 or name.removeprefix("quantized_").startswith(WHOLE_SIZE):
             yield size
         else:
             yield min(size, 8 if video and axis == 2 else 64 if video else CHECK_SIZE)
