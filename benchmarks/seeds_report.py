@@ -154,4 +154,7 @@ def report(records: Mapping[str, Any]) -> list[str]:
             for row in rows
         ]
         lines += [*table(columns, shown), ""]
-    return [*lines, "## How it was measured", "", *_runs(records)]
+    shared = (
+        "Experiments that begin with the same training share its result; it was run once, on the first machine below."
+    )
+    return [*lines, "## How it was measured", "", shared, "", *_runs(records)]
