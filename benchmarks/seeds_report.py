@@ -155,6 +155,6 @@ def report(records: Mapping[str, Any]) -> list[str]:
         ]
         lines += [*table(columns, shown), ""]
     shared = (
-        "Experiments that begin with the same training share its result; it was run once, on the first machine below."
+        "Experiments that begin with the same training share its result, in whichever of these runs that was."
     )
     return [*lines, "## How it was measured", "", shared, "", *_runs(records)]
