@@ -154,7 +154,5 @@ def report(records: Mapping[str, Any]) -> list[str]:
             for row in rows
         ]
         lines += [*table(columns, shown), ""]
-    shared = (
-        "Experiments that begin with the same training share its result, in whichever of these runs that was."
-    )
+    shared = "Experiments that begin with the same training share its result, in whichever of these runs that was."
     return [*lines, "## How it was measured", "", shared, "", *_runs(records)]

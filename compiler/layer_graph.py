@@ -27,7 +27,8 @@ class Layers:
 
     def __init__(self, deps: ChannelDependencies, program: Program) -> None:
         self.deps = deps
-        self._modules = {str(node.target) for node in program.graph.nodes if node.op == "call_module"}
+        called = {node.name: str(node.target) for node in program.graph.nodes if node.op == "call_module"}
+        self._modules = set(called.values())
         self.kind: dict[str, str] = {}
         """Layer -> operation key, in graph order."""
         self.node: dict[str, str] = {}
@@ -35,6 +36,8 @@ class Layers:
         self._gives: dict[str, list[Ints]] = {}
         self._reads: dict[str, list[Ints]] = {}
         self._carries: dict[str, list[Ints]] = {}
+        elsewhere: dict[str, list[Ints]] = {}
+        """What functions give by a layer's weight, such as its transpose in a tied decoder."""
         places = {Role.PRODUCES: self._gives, Role.CONSUMES: self._reads, Role.CARRIES: self._carries}
         produced = {use.name for use in deps.slices if use.role is Role.PRODUCES}
         for use in deps.slices:
@@ -43,12 +46,15 @@ class Layers:
             born_here = use.role is Role.CARRIES and use.kind == "get_attr" and use.name not in produced
             if use.kind != "get_attr" or layer not in self.kind:
                 self.kind[layer] = "parameter" if use.kind == "get_attr" else use.kind
-            (self._gives if born_here else places[use.role]).setdefault(layer, []).append(use.atoms.ravel())
+            place = self._gives if born_here else places[use.role]
+            if place is self._gives and layer in self._modules and called.get(use.node) != layer:
+                place = elsewhere
+            place.setdefault(layer, []).append(use.atoms.ravel())
         self.names = tuple(self.kind)
         self.owner: Ints = np.full(len(deps.class_of), -1, dtype=np.int64)
         """Atom -> index in ``names`` of the layer that gives it; -1 where none does."""
         for index, layer in enumerate(self.names):
-            for atoms in self._gives.get(layer, []):
+            for atoms in (*elsewhere.get(layer, []), *self._gives.get(layer, [])):
                 self.owner[atoms] = index
 
     def layer_of(self, tensor: str) -> str:

@@ -1,10 +1,12 @@
 """Why layers are coupled and why channels stay, in words and as data."""
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from secateur.cli import main
 from secateur.compiler.analysis import analyze
+from secateur.compiler.capture import trace
 from secateur.compiler.errors import OptionError
 from secateur.compiler.explain import Explanation
 from support.heads import HEAD_CASES
@@ -141,3 +143,19 @@ def test_cells_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("b: 4 cells of 6 channels, which go as wholes")
     assert main(["inspect", *model]) == 0
     assert "cells     4 x 4 channels, which go as wholes" in capsys.readouterr().out
+
+
+def test_a_layer_whose_weight_decodes_too_has_its_own_channels_only() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.encode, self.out = nn.Linear(6, 12), nn.Linear(12, 16), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.encode(torch.relu(self.inside(x)))
+            return self.out(nn.functional.linear(torch.relu(x), self.encode.weight.t()))
+
+    program = trace(Tied().eval(), torch.zeros(1, 6))
+    found = analyze(program).explain(program, "encode")
+    assert (found.width, found.prunable) == (16, 16)
+    assert analyze(program).explain(program, "inside").coupled == ("encode",)
