@@ -185,7 +185,10 @@ def _regions(regions: Mapping[str, Any] | None) -> list[RenderableType]:
     if regions["contracts"]:
         lines.append(Text(f"coupled by {', '.join(regions['contracts'])}", "dim"))
     lines.append(Text(f"Python code reads {len(regions['borders'])} tensors of theirs, whose channels stay", "dim"))
-    lines.append(Text(f"that code runs the pruned layers: relative difference {regions['agreement']:.1e}", "dim"))
+    graphs = regions["rewritten"]
+    if graphs:
+        lines.append(Text(f"{', '.join(graphs)}: the graph runs in place of code that counts on what was there", "dim"))
+    lines.append(Text(f"run in the model, relative difference to what was proven {regions['agreement']:.1e}", "dim"))
     lines += [Text(f"{path} stays as it is: {reason}", "yellow") for path, reason in regions["outside"].items()]
     return [_fact(Text("networks"), *lines)]
 

@@ -166,6 +166,14 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
+def artefact_size(folder: Path) -> Json:
+    """Return how long an artefact's code is, and how large its weights are."""
+    return {
+        "lines": (folder / "model.py").read_text(encoding="utf-8").count("\n"),
+        "weights_bytes": (folder / "model.safetensors").stat().st_size,
+    }
+
+
 # -- processes
 
 

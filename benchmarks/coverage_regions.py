@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import Json, single_threaded
+from common import Json, artefact_size, single_threaded
 
 if TYPE_CHECKING:
     from coverage_worker import Run
@@ -92,10 +92,7 @@ def emit(self: Run, compiled: CompiledRegions) -> Json:
         folder = Path(text) / "artefact"
         with self.timed("save"):
             compiled.save(folder)
-        files: Json = {
-            "lines": (folder / "model.py").read_text(encoding="utf-8").count("\n"),
-            "weights_bytes": (folder / "model.safetensors").stat().st_size,
-        }
+        files = artefact_size(folder)
         with torch.no_grad():
             found = compiled.module.eval()(images)
         torch.save({"inputs": images, "outputs": found}, folder / "io.pt")

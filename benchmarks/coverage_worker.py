@@ -30,6 +30,7 @@ from common import (
     CIFAR_PREFIX,
     DETECTORS,
     Json,
+    artefact_size,
     build,
     cifar_files,
     cifar_resnet,
@@ -188,10 +189,7 @@ class Run:
             folder = Path(text) / "artefact"
             with self.timed("save"):
                 compiled.save(folder)
-            files: Json = {
-                "lines": (folder / "model.py").read_text(encoding="utf-8").count("\n"),
-                "weights_bytes": (folder / "model.safetensors").stat().st_size,
-            }
+            files = artefact_size(folder)
             with self.timed("reload", wall=True):
                 module = compiled.module.eval()
                 found = reload_elsewhere(folder, module, torch.float32, shapes)

@@ -9,25 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import cli
 from secateur.backends.scores import csv, plot, rank, steepest
 from secateur.compiler.capture import trace
 from secateur.compiler.errors import OptionError
 from secateur.compiler.program import Program
 
 Invoke = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        code = cli.main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def program(*norms: float) -> Program:

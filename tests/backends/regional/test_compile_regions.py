@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import secateur
-from secateur import cli
 from support.detection import DETECTORS, detector, images, targets
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -19,19 +18,12 @@ SIZE = ("--input", "1x3x64x64")
 
 
 @pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    monkeypatch.chdir(tmp_path)
+def invoke(invoke: Invoke) -> Invoke:
     lines = ["from support.detection import detector", "from support.stubborn import Counting, Heads"]
     lines += [f"def {name}(): return detector({name!r})" for name in DETECTORS]
     lines += ["def counting(): return Heads(Counting())", "class Never:", "    pass"]
     Path("mine.py").write_text("\n".join(lines))
-
-    def run(*words: str) -> tuple[int, str, str]:
-        code = cli.main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return invoke
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -8,24 +8,11 @@ import pytest
 import torch
 
 import secateur
-from secateur import cli
 from secateur.backends.training.callback import Run
 from secateur.backends.training.methods.soft import SoftPruning
 
 Invoke = Callable[..., tuple[int, str, str]]
 QUICK = ("--data", "digits", "--images", "300", "--batch-size", "50", "--lr", "0.05", "--weights", "none")
-
-
-@pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        code = cli.main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def top1(directory: str) -> list[float]:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from secateur import cli
 from secateur.backends.training import chain
 from secateur.backends.training.chain import Settings, recipe_of
 from secateur.backends.training.experiments import EXPERIMENTS, Compile, Experiment, Train
@@ -62,8 +61,7 @@ def test_scale_makes_fewer_epochs_and_at_least_one() -> None:
 
 
 @pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    monkeypatch.chdir(tmp_path)
+def invoke(invoke: Invoke) -> Invoke:
     generator = torch.Generator().manual_seed(0)
     for part, count in (("train", 16), ("test", 8)):
         for label in range(10):
@@ -72,13 +70,7 @@ def invoke(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
             for index in range(count // 8):
                 pixels = torch.randint(0, 256, (32, 32, 3), generator=generator).to(torch.uint8)
                 Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        code = cli.main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return invoke
 
 
 SMALL = ("--data", "images", "--scale", "0.001", "--batch-size", "10", "--warmup", "0")
