@@ -202,7 +202,12 @@ def main() -> int:
         for model in models
     }
     total, done, begin, lock = sum(map(len, jobs.values())), 0, time.perf_counter(), Lock()
-    shares = [(model, todo[part :: options.workers]) for model, todo in jobs.items() for part in range(options.workers)]
+    # A method's seeds stay in one process, which does not measure a network twice.
+    shares = [
+        (model, [job for job in todo if methods.index(job.method) % options.workers == part])
+        for model, todo in jobs.items()
+        for part in range(options.workers)
+    ]
 
     def take(record: Json) -> None:
         nonlocal done
