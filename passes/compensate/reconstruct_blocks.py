@@ -5,8 +5,8 @@
 x is what enters the segment in the pruned program, refitted up to here, and y what leaves it in the dense program. A
 layer alone, as in ``reconstruct``, can only undo the damage in front of it; two together can also divide the work anew
 among the channels that are left. The problem is a nonlinear least-squares one, without labels and without the loss that
-the network was trained with. It is solved by L-BFGS on all data at once, in coordinates in which the curvature of every
-layer alone is the identity:
+the network was trained with. It is solved by L-BFGS on all data at once, as far as ``samples`` positions go, in
+coordinates in which the curvature of every layer alone is the identity:
 
     W = W0 + diag(1/|a|) V L^-1      b = b0 + c/|a| - (W - W0) mean(x)      cov(x) + ridge = L L^T
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import torch
@@ -41,7 +42,7 @@ from .stepwise import call
 
 RIDGE: Final = 1e-3
 """Added to the diagonal of a layer's covariance, relative to its mean."""
-SAMPLES: Final = 10_000
+COVARIANCE: Final = 10_000
 """Output positions per layer that the covariance is taken over."""
 WIDEST: Final = 2500
 """Inputs per output beyond which only their variances are looked at: solving with L would cost more than the block."""
@@ -59,6 +60,8 @@ class ReconstructBlocks(Compensation):
 
     iterations: int = 20
     """Of L-BFGS per block, at most."""
+    samples: int = 50_000
+    """Output positions per block that are enough to fit to; batches beyond are not looked at."""
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -66,8 +69,9 @@ class ReconstructBlocks(Compensation):
         Raises:
             OptionError: A value is out of range.
         """
-        if self.iterations < 1:
-            raise OptionError(f"iterations={self.iterations} is out of range", hint="a whole number from 1 up")
+        for name, number in (("iterations", self.iterations), ("samples", self.samples)):
+            if number < 1:
+                raise OptionError(f"{name}={number} is out of range", hint=f"{name} is a whole number from 1 up")
 
     @no_collection()
     def run(self, program: Program) -> PassResult:
@@ -82,6 +86,7 @@ class ReconstructBlocks(Compensation):
         part_of = {node: part for part in parts for node in part.nodes}
         begun: set[Segment] = set()
         errors: list[tuple[float, float]] = []
+        block = partial(_Block, edit, samples=self.samples, seed=self.seed)
 
         def refit(node: fx.Node) -> None:
             part = part_of.get(node)
@@ -95,7 +100,7 @@ class ReconstructBlocks(Compensation):
                 reason = "not refitted: there are infinities in what enters or is to leave"
                 remarks.append(Remark(RemarkKind.MISSED, self.name, part.name, reason))
                 return
-            before, after = _Block(edit, part, entering, wanted, self.seed).refit(self.iterations)
+            before, after = block(part, entering, wanted).refit(self.iterations)
             errors.append((before, after))
             what = f"refitted together: relative error of what the block gives {before:.3g} -> {after:.3g}"
             remarks.append(Remark(RemarkKind.APPLIED, self.name, part.name, what))
@@ -127,7 +132,7 @@ class _Coordinates:
         for x in inputs:
             shape[0] = len(x) * shape_of(layer.call.node)[0] // shape_of(layer.call.input)[0]
             axis = channel_axis(layer.call, torch.empty(shape, device="meta"))
-            read.append(patches(layer.call, x, draw(shape, axis, -(-SAMPLES * len(x) // images), generator)))
+            read.append(patches(layer.call, x, draw(shape, axis, -(-COVARIANCE * len(x) // images), generator)))
         found = torch.cat(read).double()
         self._mean = found.mean(0)
         moved = (found - self._mean).transpose(0, 1)
@@ -181,19 +186,30 @@ class _Block:
         part: The segment.
         entering: What enters, per batch.
         wanted: What is to leave, per batch.
+        samples: Output positions that are enough to fit to.
         seed: Of the positions that are drawn.
     """
 
     def __init__(
-        self, edit: Edit, part: Segment, entering: Mapping[fx.Node, list[Any]], wanted: Sequence[Tensor], seed: int
+        self,
+        edit: Edit,
+        part: Segment,
+        entering: Mapping[fx.Node, list[Any]],
+        wanted: Sequence[Tensor],
+        *,
+        samples: int,
+        seed: int,
     ) -> None:
         self._edit, self._part, self._entering, self._wanted = edit, part, entering, wanted
         count = len(wanted)
-        fitted = count - (-(-count // HELD_OUT) if count > 1 else 0)
-        self._fitted, self._held = range(fitted), range(fitted, count) if fitted < count else range(count)
+        held = -(-count // HELD_OUT) if count > 1 else 0
+        positions = wanted[0].numel() // wanted[0].shape[part.channels.axis]  # of a batch
+        self._fitted = range(min(count - held, -(-samples // positions)))
+        self._held = range(count - held, count) if held else range(count)
         axis = part.channels.axis
         others = [a for a in range(wanted[0].ndim) if a != axis]
-        spread = [(y.double() - y.double().mean(others, keepdim=True)).square().mean() for y in wanted]
+        used = [wanted[number].double() for number in sorted({*self._fitted, *self._held})]
+        spread = [(y - y.mean(others, keepdim=True)).square().mean() for y in used]
         self._spread = float(torch.stack(spread).mean().clamp_min(1e-30))
         self._inside = {layer.call.node for layer in part.layers}
         generator = torch.Generator().manual_seed(seed)
@@ -232,13 +248,18 @@ class _Block:
         """Return the squared error relative to the spread of what is wanted; ``learn`` adds its gradients."""
         count = sum(self._wanted[number].numel() for number in batches)
         total = 0.0
+        with torch.set_grad_enabled(learn):
+            changes = [part for layer in self._layers for part in layer.change()]
+        leaves = [part.detach().requires_grad_(learn) for part in changes]  # gradients of all batches meet here
+        given = {layer.node: (leaves[2 * i], leaves[2 * i + 1]) for i, layer in enumerate(self._layers)}
         for number in batches:
             with torch.set_grad_enabled(learn):
-                changes = {layer.node: layer.change() for layer in self._layers}
-                off = (self._run(number, changes) - self._wanted[number]).square().sum() / (count * self._spread)
+                off = (self._run(number, given) - self._wanted[number]).square().sum() / (count * self._spread)
                 if learn:
                     off.backward()
             total += float(off.detach())
+        if learn:
+            torch.autograd.backward(changes, [leaf.grad for leaf in leaves])
         return total
 
     def _read(self) -> dict[fx.Node, list[Tensor]]:

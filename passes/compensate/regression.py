@@ -11,8 +11,10 @@ With fewer samples than inputs (n < J) the same weights come from a system of n 
 
     W = W0 + e^T (X X^T + n rho h I)^-1 X        X, e centred
 
-rho is the one of ``RIDGES`` that leaves the smallest error on the last samples, which then join the others. Golub and
-Van Loan, Matrix Computations, section 6.1; Hoerl and Kennard 1970.
+rho is the one of ``RIDGES`` that leaves the smallest error on the last samples, which then join the others. Sums of
+squares, which are inverted, are taken in double precision; products of single samples in that of the inputs.
+
+Golub and Van Loan, Matrix Computations, section 6.1; Hoerl and Kennard 1970.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ RIDGES: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HELD_OUT: Final = 8
 """One sample in so many, at the end, is not fitted when rho is chosen."""
 CHUNK: Final = 1 << 13
-"""Samples that are multiplied at a time, in double precision."""
+"""Samples that are multiplied at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,44 +52,47 @@ class Regression:
     """
 
     def __init__(self, inputs: Tensor, start: Tensor, target: Tensor) -> None:
-        self._inputs = inputs
+        self._inputs, self._start = inputs, start.double()
+        self._given = product(inputs, start)  # W0 x
         held = len(inputs) // HELD_OUT
         fitted, left = inputs[: len(inputs) - held], inputs[len(inputs) - held :]
-        self._solver = _Dual(start.double()) if len(inputs) < inputs.shape[2] else _Primal(start.double())
+        self._solver = (_Dual if len(inputs) < inputs.shape[2] else _Primal)()
         self._solver.add(fitted)
         self.ridge = RIDGES[1]
         """rho."""
         if held:
-            errors = self._errors(left, target)
+            errors = self._errors(left, target - self._given)
             self.ridge = RIDGES[errors.index(min(errors))]
             self._solver.add(left)
         self._solver.factor(self.ridge)
 
     def fit(self, target: Tensor) -> Fit:
         """Fit a target [n, g, O/g]."""
-        return self._solver.solve(self._solver.prepared(self._inputs, target))
+        change = self._solver.solve(self._solver.prepared(self._inputs, target - self._given))
+        return Fit(self._start + change.weight, change.bias)
 
     def predict(self, fit: Fit) -> Tensor:
         """Return W x + b for every sample: float64 [n, g, O/g]."""
-        return predict(self._inputs, fit)
+        moved = fit.weight - self._start
+        given = self._given + fit.bias
+        return given + product(self._inputs, moved) if bool(moved.any()) else given
 
-    def _errors(self, left: Tensor, target: Tensor) -> list[float]:
+    def _errors(self, left: Tensor, missing: Tensor) -> list[float]:
         """Fit all but the samples that are left, and return the error on these, for every ridge."""
-        fitted = len(target) - len(left)
-        prepared = self._solver.prepared(self._inputs[:fitted], target[:fitted])
+        fitted = len(missing) - len(left)
+        prepared = self._solver.prepared(self._inputs[:fitted], missing[:fitted])
         found: list[float] = []
         for ridge in RIDGES:
             self._solver.factor(ridge)
-            fit = self._solver.solve(prepared)
-            found.append(float((predict(left, fit) - target[fitted:]).square().sum()))
+            change = self._solver.solve(prepared)
+            found.append(float((product(left, change.weight) + change.bias - missing[fitted:]).square().sum()))
         return found
 
 
-def predict(inputs: Tensor, fit: Fit) -> Tensor:
-    """Return W x + b: float64 [n, g, O/g] for inputs [n, g, J]."""
-    weight = fit.weight.transpose(1, 2)
-    parts = [(part.double().transpose(0, 1) @ weight).transpose(0, 1) + fit.bias for part in inputs.split(CHUNK)]
-    return torch.cat(parts)
+def product(inputs: Tensor, weight: Tensor) -> Tensor:
+    """Return W x: float64 [n, g, O/g] for inputs [n, g, J], in the precision of the inputs."""
+    by_group = weight.transpose(1, 2).to(inputs.dtype)
+    return torch.cat([(part.transpose(0, 1) @ by_group).transpose(0, 1).double() for part in inputs.split(CHUNK)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,25 +103,24 @@ class _Prepared:
     target: Tensor
     inputs: Tensor
 
-    def fit(self, weight: Tensor) -> Fit:
-        """Return a weight with the bias that goes with it."""
-        return Fit(weight, self.target - torch.einsum("goj,gj->go", weight, self.inputs))
+    def fit(self, change: Tensor) -> Fit:
+        """Return a change of the weight with the bias that goes with it."""
+        return Fit(change, self.target - torch.einsum("goj,gj->go", change, self.inputs))
 
 
 class _Primal:
     """J equations. Sums are taken about the mean of the first samples, so that little cancels."""
 
-    def __init__(self, start: Tensor) -> None:
-        self._start = start
+    def __init__(self) -> None:
         self._count = 0
-        self._centre = self._sum = torch.zeros(start.shape[0], start.shape[2], dtype=torch.float64)
-        self._squares = torch.zeros(start.shape[0], start.shape[2], start.shape[2], dtype=torch.float64)
-        self._factor = self._squares
+        self._centre = self._sum = self._squares = self._factor = torch.empty(0, dtype=torch.float64)
 
     def add(self, inputs: Tensor) -> None:
         """Take more samples in."""
         if not self._count:
             self._centre = inputs.mean(0, dtype=torch.float64)
+            self._sum = torch.zeros_like(self._centre)
+            self._squares = self._sum[:, :, None] * self._sum[:, None]
         self._count += len(inputs)
         for part in inputs.split(CHUNK):
             moved = (part.double() - self._centre).transpose(0, 1)  # [g, s, J]
@@ -131,27 +135,24 @@ class _Primal:
         held.diagonal(dim1=1, dim2=2).add_(ridge * typical[:, None])
         self._factor = torch.linalg.cholesky(held)
 
-    def prepared(self, inputs: Tensor, target: Tensor) -> _Prepared:
-        """Return what of a target matters, whatever rho is; all samples taken in are given once more."""
-        mean, middle = target.mean(0, dtype=torch.float64), self._centre + self._sum / self._count
-        cross = torch.zeros(*self._squares.shape[:2], self._start.shape[1], dtype=torch.float64)
-        for part, wanted in zip(inputs.split(CHUNK), target.split(CHUNK), strict=True):
-            moved = (part.double() - middle).transpose(0, 1)
-            left = (wanted.double() - mean).transpose(0, 1) - moved @ self._start.transpose(1, 2)
-            cross.baddbmm_(moved.transpose(1, 2), left)
+    def prepared(self, inputs: Tensor, missing: Tensor) -> _Prepared:
+        """Return what of a target, less W0 x, matters, whatever rho is; all samples taken in are given once more."""
+        mean, middle = missing.mean(0), self._centre + self._sum / self._count
+        centre, cross = middle.to(inputs.dtype), torch.zeros_like(middle)[:, :, None]
+        for part, wanted in zip(inputs.split(CHUNK), missing.split(CHUNK), strict=True):
+            moved, left = (part - centre).transpose(0, 1), (wanted - mean).transpose(0, 1)
+            cross = cross + moved.transpose(1, 2) @ left.to(inputs.dtype)
         return _Prepared(cross, mean, middle)
 
     def solve(self, of: _Prepared) -> Fit:
         """Solve with the rho that was prepared for."""
-        weight = self._start + torch.cholesky_solve(of.right, self._factor).transpose(1, 2)
-        return of.fit(weight)
+        return of.fit(torch.cholesky_solve(of.right, self._factor).transpose(1, 2))
 
 
 class _Dual:
     """n equations, for layers with more inputs than there are samples."""
 
-    def __init__(self, start: Tensor) -> None:
-        self._start = start
+    def __init__(self) -> None:
         self._inputs = torch.empty(0)
         self._moved = self._middle = self._system = self._factor = self._inputs
 
@@ -170,14 +171,12 @@ class _Dual:
         system.diagonal(dim1=1, dim2=2).add_((ridge * typical).clamp_min(1e-30)[:, None])
         self._factor = torch.linalg.cholesky(system)
 
-    def prepared(self, inputs: Tensor, target: Tensor) -> _Prepared:
-        """Return what of a target matters, whatever rho is."""
+    def prepared(self, inputs: Tensor, missing: Tensor) -> _Prepared:
+        """Return what of a target, less W0 x, matters, whatever rho is."""
         del inputs
-        mean = target.mean(0, dtype=torch.float64)
-        left = (target.double() - mean).transpose(0, 1) - self._moved @ self._start.transpose(1, 2)
-        return _Prepared(left, mean, self._middle)
+        mean = missing.mean(0)
+        return _Prepared((missing - mean).transpose(0, 1), mean, self._middle)
 
     def solve(self, of: _Prepared) -> Fit:
         """Solve with the rho that was prepared for."""
-        change = torch.cholesky_solve(of.right, self._factor).transpose(1, 2) @ self._moved
-        return of.fit(self._start + change)
+        return of.fit(torch.cholesky_solve(of.right, self._factor).transpose(1, 2) @ self._moved)

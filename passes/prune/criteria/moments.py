@@ -34,6 +34,8 @@ WIDEST: Final = 4608
 """Largest J for which all pairs of inputs are looked at: a 3x3 kernel over 512 channels."""
 SAMPLES: Final = 20_000
 """Output positions per layer that are looked at, spread evenly over all images."""
+CHUNK: Final = 1 << 12
+"""Positions that are multiplied at a time, in the precision of the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,10 @@ class Moments:
 
 
 class _Sums:
-    """Sums over the samples of one reader."""
+    """Sums over the samples of one reader, about the mean of the first ones.
+
+    Then little cancels, and single precision is enough for the products of few samples.
+    """
 
     def __init__(self, reader: Reader, call: Call, limit: int) -> None:
         self.reader, self.call, self.limit = reader, call, limit
@@ -61,17 +66,22 @@ class _Sums:
         size = call["weight"].shape[1] if self.wide else columns
         self.squares = torch.zeros(self.groups, size, size, dtype=torch.float64)
         self.sum = torch.zeros(self.groups, size, dtype=torch.float64)
+        self.centre = torch.zeros(self.groups, 1, size)
         self.samples = self.gradients = self.positions = 0
         self.outputs = torch.zeros(self.groups, *[len(call["weight"]) // self.groups] * 2, dtype=torch.float64)
 
     def read(self, x: Tensor, at: Positions) -> None:
         """Add what is read at some positions."""
-        found = patches(self.call, x, at).double()  # [S, g, J]
+        found = patches(self.call, x, at)  # [S, g, J]
         if self.wide:
             found = found.unflatten(2, (self.squares.shape[1], -1)).movedim(3, 1).flatten(0, 1)
         found = found.transpose(0, 1)
-        self.squares += found.transpose(1, 2) @ found
-        self.sum += found.sum(1)
+        if not self.samples:
+            self.centre = found.mean(1, keepdim=True)
+        for part in found.split(CHUNK, 1):
+            moved = part - self.centre
+            self.squares += moved.transpose(1, 2) @ moved
+            self.sum += moved.sum(1, dtype=torch.float64)
         self.samples += found.shape[1]
 
     def wrote(self, gradient: Tensor) -> None:
@@ -84,8 +94,8 @@ class _Sums:
         self.gradients += len(flat)
 
     def moments(self) -> Moments:
-        mean = self.sum / self.samples
-        inputs = self.squares / self.samples - mean[:, :, None] * mean[:, None]
+        off = self.sum / self.samples
+        inputs = self.squares / self.samples - off[:, :, None] * off[:, None]
         return Moments(self.reader, self.call, inputs, self.outputs / max(self.gradients, 1), self.positions)
 
 

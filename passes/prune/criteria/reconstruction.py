@@ -5,10 +5,10 @@ are removed and the others refitted by least squares,
 
     loss_c = T/2 tr(G W_c (H^-1)_cc^-1 W_c^T)          W_c [O, k], (H^-1)_cc [k, k]
 
-after which what is left is W - W_c (H^-1)_cc^-1 (H^-1)_c: and H^-1 - (H^-1):c (H^-1)_cc^-1 (H^-1)_c:. Channels of a
-group are removed one after the other, always the one that costs least, over all readers of the group together; a
-channel's score is what it cost when its turn came, made to rise. The sum of the scores of what is removed therefore
-estimates the loss of removing it, in nats per sample, and compares between groups.
+and :mod:`.elimination` tells what is left then. Channels of a group are removed one after the other, always the one
+that costs least, over all readers of the group together; a channel's score is what it cost when its turn came, made to
+rise. The sum of the scores of what is removed therefore estimates the loss of removing it, in nats per sample, and
+compares between groups.
 
 Hassibi and Stork, Optimal Brain Surgeon, NIPS 1993 (one weight); Kurtic et al., The Optimal BERT Surgeon, EMNLP 2022,
 eq. 3 and 5 (blocks); Wang et al., EigenDamage, ICML 2019 (Kronecker factors for channels).
@@ -17,7 +17,6 @@ eq. 3 and 5 (blocks); Wang et al., EigenDamage, ICML 2019 (Kronecker factors for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from ....compiler.dependency import Classes
 from .base import Context, Scores
+from .elimination import Elimination
 from .moments import Moments, moments
 
 RIDGE: Final = 1e-3
@@ -57,50 +57,8 @@ class Reconstruction:
         return scores
 
 
-@dataclass(eq=False)
-class _Part:
-    """One group of one reader, as far as the channels of one group of layers go. Changed as channels go."""
-
-    weight: Tensor
-    """[O, J], times sqrt(T/2) and a root of G from the left."""
-    inverse: Tensor
-    """H^-1 [J, J]."""
-    columns: Tensor
-    """Per class of the group (m): its columns [m, k], filled up with -1 where it has fewer."""
-
-    def losses(self) -> Tensor:
-        """Return the loss of removing each class next: [m]."""
-        if not len(self.inverse):
-            return torch.zeros(len(self.columns), dtype=torch.float64)
-        at = self.columns.clamp_min(0)
-        missing = self.columns < 0
-        block = self.inverse[at[:, :, None], at[:, None, :]]  # [m, k, k]
-        block = block.masked_fill(missing[:, :, None] | missing[:, None, :], 0.0)
-        block.diagonal(dim1=1, dim2=2).add_(missing.double())
-        rows = self.weight[:, at].movedim(1, 0).masked_fill(missing[:, None, :], 0.0)  # [m, O, k]
-        return (torch.linalg.solve(block, rows.transpose(1, 2)) * rows.transpose(1, 2)).sum((1, 2))
-
-    def remove(self, classes: Tensor) -> None:
-        """Remove classes and refit what is left."""
-        at = self.columns[classes].ravel()
-        at = at[at >= 0]
-        if not len(at):
-            return
-        rows = self.inverse[at]
-        solved = torch.linalg.solve(rows[:, at], rows)  # [k, J]
-        self.weight -= self.weight[:, at] @ solved
-        self.inverse -= rows.T @ solved
-        stay = torch.ones(self.inverse.shape[0], dtype=torch.bool)
-        stay[at] = False
-        new = stay.cumsum(0) - 1
-        self.inverse, self.weight = self.inverse[stay][:, stay], self.weight[:, stay]
-        gone = torch.zeros(len(self.columns), dtype=torch.bool)
-        gone[classes] = True
-        self.columns = torch.where((self.columns >= 0) & ~gone[:, None], new[self.columns.clamp_min(0)], -1)
-
-
-def _parts(found: Moments, classes: Classes) -> list[_Part]:
-    """Return the parts of a reader that some classes reach."""
+def _parts(found: Moments, classes: Classes) -> list[Elimination]:
+    """Return the parts of a reader, one per group of it, that some classes reach."""
     groups, width = found.inputs.shape[:2]
     per_group = found.reader.classes.reshape(groups, -1)
     if not np.isin(per_group, classes).any():
@@ -108,7 +66,7 @@ def _parts(found: Moments, classes: Classes) -> list[_Part]:
     weight = found.call["weight"].detach().double().reshape(groups, found.outputs.shape[1], -1)
     taps = weight.shape[2] // per_group.shape[1]
     narrow = width == per_group.shape[1] and taps > 1  # H is over channels alone
-    made: list[_Part] = []
+    made: list[Elimination] = []
     for g in range(groups):
         positions = [np.flatnonzero(per_group[g] == c) for c in classes]
         most = max(map(len, positions))
@@ -118,21 +76,41 @@ def _parts(found: Moments, classes: Classes) -> list[_Part]:
         for row, places in enumerate(positions):
             columns[row, : len(places)] = places
         at = torch.from_numpy(columns)
-        h = found.inputs[g].clone()
-        h.diagonal().add_(RIDGE * h.diagonal().mean().clamp_min(1e-30))
-        values, vectors = torch.linalg.eigh(found.outputs[g])
-        root = (values.clamp_min(0) * found.positions / 2).sqrt()[:, None] * vectors.T
-        if narrow:  # [O k, C]: kernel positions as if they were outputs
-            rows = (root @ weight[g]).unflatten(1, (-1, taps)).transpose(1, 2).flatten(0, 1)
-        else:
-            rows = root @ weight[g]
+        if not narrow:
             spots = torch.arange(taps)
             at = torch.where(at[:, :, None] >= 0, at[:, :, None] * taps + spots, -1).flatten(1)
-        made.append(_Part(rows.clone(), torch.cholesky_inverse(torch.linalg.cholesky(h)), at))
+        h = found.inputs[g].clone()
+        h.diagonal().add_(RIDGE * h.diagonal().mean().clamp_min(1e-30))
+        rows = _weighed(weight[g], found.outputs[g], taps if narrow else 1) * (found.positions / 2) ** 0.5
+        made.append(Elimination(rows, torch.cholesky_inverse(torch.linalg.cholesky(h)), at))
     return made
 
 
-def _remove(parts: Sequence[_Part], count: int) -> Scores:
+def _weighed(weight: Tensor, outputs: Tensor, taps: int) -> Tensor:
+    """Return V [R, J] with V^T V = W^T G W, and with no more rows than it takes.
+
+    Args:
+        weight: W [O, J taps].
+        outputs: G [O, O].
+        taps: Kernel positions that count as outputs, each with the same G.
+    """
+
+    def over_channels(matrix: Tensor) -> Tensor:
+        return matrix.unflatten(1, (-1, taps)).transpose(1, 2).flatten(0, 1)  # [O taps, J]
+
+    rows = over_channels(weight)
+    if len(rows) > rows.shape[1]:
+        return _root(rows.T @ over_channels(outputs @ weight))
+    return over_channels(_root(outputs) @ weight)
+
+
+def _root(square: Tensor) -> Tensor:
+    """Return R with R^T R = a symmetric, positive semidefinite matrix."""
+    values, vectors = torch.linalg.eigh(square)
+    return values.clamp_min(0).sqrt()[:, None] * vectors.T
+
+
+def _remove(parts: Sequence[Elimination], count: int) -> Scores:
     """Remove all classes of a group, cheapest first; return what each cost."""
     left = torch.ones(count, dtype=torch.bool)
     scores = np.zeros(count)

@@ -117,9 +117,34 @@ def test_infinities_are_refused() -> None:
     assert step.stats["blocks"] == 0
 
 
+def test_batches_beyond_the_samples_are_not_fitted() -> None:
+    """Six batches of 16 x 8 x 8 positions, of which the last is held out: two are enough for 2,000."""
+
+    def weights(middle: Tensor, samples: int) -> dict[str, Tensor]:
+        data = [*DATA[:2], middle, *DATA[3:]]
+        torch.manual_seed(0)
+        made = mended(
+            nn.Sequential(Branch(3, 8), Branch(8, 8), nn.Flatten()),
+            data,
+            {"layers": {"0.a": 0.5}},
+            ReconstructBlocks(data=data, samples=samples, iterations=3),
+        )
+        return made.program.module.state_dict()
+
+    def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+        return all(torch.equal(one[name], two[name]) for name in one)
+
+    other = images(16, 3, 8, 8, seed=50)
+    assert same(weights(DATA[2], 2000), weights(other, 2000))
+    assert not same(weights(DATA[2], 2000), weights(DATA[2], 3000))
+    assert not same(weights(DATA[2], 3000), weights(other, 3000))
+
+
 def test_nothing_to_do_and_options() -> None:
     _, step = steps(Net(), {"ratio": 0.0}, first=False)
     assert not step.changed
     assert step.remarks[-1].reason == "nothing was refitted: no block reads pruned channels"
     with pytest.raises(OptionError, match="iterations=0 is out of range"):
         ReconstructBlocks(iterations=0)
+    with pytest.raises(OptionError, match="samples=0 is out of range"):
+        ReconstructBlocks(samples=0)
