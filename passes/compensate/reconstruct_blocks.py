@@ -133,22 +133,21 @@ class _Coordinates:
             shape[0] = len(x) * shape_of(layer.call.node)[0] // shape_of(layer.call.input)[0]
             axis = channel_axis(layer.call, torch.empty(shape, device="meta"))
             read.append(patches(layer.call, x, draw(shape, axis, -(-COVARIANCE * len(x) // images), generator)))
-        found = torch.cat(read).double()
+        found = torch.cat(read)
         self._mean = found.mean(0)
         moved = (found - self._mean).transpose(0, 1)
         self._diagonal = found.shape[2] > WIDEST
-        spread = moved.square().mean(1)  # [g, J]
+        spread = moved.square().mean(1).double()  # [g, J]
         spread += RIDGE * spread.mean(1, keepdim=True) + 1e-30
         if self._diagonal:
             self._root = spread.sqrt().to(old.weight.dtype)
         else:
-            covariance = moved.transpose(1, 2) @ moved / moved.shape[1]
+            covariance = (moved.transpose(1, 2) @ moved).double() / moved.shape[1]
             covariance.diagonal(dim1=1, dim2=2).copy_(spread)
             self._root = torch.linalg.cholesky(covariance).to(old.weight.dtype)
         scale = affine(layer.norm, len(layer.rows))[0].abs()
         inverse = torch.where(scale > SMALLEST_SCALE, scale.reciprocal(), 0.0)
         self._rows = inverse.reshape(groups, -1, 1).to(old.weight.dtype)
-        self._mean = self._mean.to(old.weight.dtype)
         self.v = torch.zeros_like(self._weight).requires_grad_()
         self.c = torch.zeros_like(self._weight[..., 0]).requires_grad_()
 
@@ -208,8 +207,7 @@ class _Block:
         self._held = range(count - held, count) if held else range(count)
         axis = part.channels.axis
         others = [a for a in range(wanted[0].ndim) if a != axis]
-        used = [wanted[number].double() for number in sorted({*self._fitted, *self._held})]
-        spread = [(y - y.mean(others, keepdim=True)).square().mean() for y in used]
+        spread = [wanted[number].var(others, correction=0).mean() for number in {*self._fitted, *self._held}]
         self._spread = float(torch.stack(spread).mean().clamp_min(1e-30))
         self._inside = {layer.call.node for layer in part.layers}
         generator = torch.Generator().manual_seed(seed)
@@ -222,9 +220,17 @@ class _Block:
         best = before = self._error(self._held)
         optimiser = torch.optim.LBFGS(variables, history_size=iterations, line_search_fn="strong_wolfe")
 
+        seen: list[Tensor] = []
+        loss = torch.zeros(())
+
         def closure() -> Tensor:
-            optimiser.zero_grad()
-            return torch.tensor(self._error(self._fitted, learn=True))
+            nonlocal seen, loss
+            # Every step begins where the one before ended, mostly with what was evaluated last.
+            if not seen or not all(map(torch.equal, seen, variables)):
+                optimiser.zero_grad()
+                loss = torch.tensor(self._error(self._fitted, learn=True))
+                seen = [variable.detach().clone() for variable in variables]
+            return loss
 
         for begin in range(0, iterations, ITERATIONS):
             kept = [variable.detach().clone() for variable in variables]
