@@ -16,9 +16,9 @@ import numpy as np
 from ..compiler.analysis import analyze
 from ..compiler.errors import OptionError
 from ..compiler.program import Program
+from ..passes.calibration import read
 from ..passes.prune.criteria import criterion as find_criterion
 from ..passes.prune.criteria.base import Context
-from ..passes.prune.criteria.data import read
 from ..passes.prune.scoring import score_classes
 from . import front
 from .calibration import open_for
@@ -78,7 +78,7 @@ def rank(
     progress("analysing channel dependencies")
     deps = analyze(program)
     progress(f"scoring channels by {criterion}")
-    given = read(batches, program.inputs) if needs_data and batches is not None else ()
+    given = read(batches, program) if needs_data and batches is not None else ()
     scores = score_classes(Context(program, deps, given, seed=seed, progress=progress), criterion, "none")
     found: list[Ranking] = []
     for group in deps.groups:

@@ -22,10 +22,10 @@ from ..compiler.dependency import ChannelDependencies, ChannelGroup
 from ..compiler.errors import OptionError
 from ..compiler.program import Program
 from ..passes.base import RemarkKind
+from ..passes.calibration import read as read_data
 from ..passes.pipeline import PassPipeline
 from ..passes.prune.criteria import criterion as find_criterion
 from ..passes.prune.criteria.base import Context
-from ..passes.prune.criteria.data import read as read_data
 from ..passes.prune.cuts import Opened
 from ..passes.prune.prune import Chosen, Prune
 from ..passes.prune.scoring import score_classes
@@ -102,7 +102,7 @@ def scan(
     settings["dense"] = asdict(judge.dense)
     done = _standing(path, settings)
     progress(f"scoring channels by {criterion}")
-    read = read_data(batches, program.inputs) if find.needs_data else ()
+    read = read_data(batches, program) if find.needs_data else ()
     scores = score_classes(Context(program, deps, read, seed=seed, progress=progress), criterion)
     selection = Selection(deps, scores, Limits(), lambda group: False)
     narrowing = _Narrowing(program, deps, selection, judge, passes, criterion, batches)

@@ -19,15 +19,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from .interpreter import Interpreter
 from .ops import Call, normalise
 from .plan import Kept, Plan
 from .program import TRAINING, Program
 from .shapes import concrete, value_of
 
 
-class MaskedOriginal(fx.Interpreter):
+class MaskedOriginal(Interpreter):
     """Interpret ``program`` as its masked self under ``plan``, with other weights if ``state`` gives some."""
 
     def __init__(
@@ -38,8 +39,7 @@ class MaskedOriginal(fx.Interpreter):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        super().__init__(_Owner(program), graph=program.graph)
-        self.program = program
+        super().__init__(program)
         self.plan = plan
         self.state = state or {}
         self.device = device
@@ -240,14 +240,6 @@ def _masked_group_norm(x: Tensor, kept: Kept, weight: Tensor | None, bias: Tenso
     shape = [1, -1] + [1] * (x.ndim - 2)
     y = y * weight.view(shape) if weight is not None else y
     return y + bias.view(shape) if bias is not None else y
-
-
-class _Owner(nn.Module):
-    """What fx.Interpreter wants of a module, without building one."""
-
-    def __init__(self, program: Program) -> None:
-        super().__init__()
-        self.graph = program.graph
 
 
 def double(tensor: Tensor) -> Tensor:

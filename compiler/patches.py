@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from torch.nn import functional as F
 from .ops import Call
 from .shapes import concrete
 
+SMALL: Final = 256
+"""Below so many columns, halving the work does not pay."""
+STRIPES: Final = 6
 _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
@@ -86,6 +89,19 @@ def patches(call: Call, input: Tensor, positions: Positions) -> Tensor:
     image, *spots = positions.index
     windows = padded.movedim(1, 1 + rank)[(image, *spots)]  # [S, I, k...]
     return windows.reshape(len(image), groups_of(call), -1)
+
+
+def gram(samples: Tensor) -> Tensor:
+    """Return X^T X [g, J, J] of samples X [g, S, J]. Of large ones little more than half is computed, and mirrored."""
+    width = samples.shape[2]
+    if width < SMALL:
+        return samples.transpose(1, 2) @ samples
+    found, step = samples.new_empty(len(samples), width, width), -(-width // STRIPES)
+    for begin in range(0, width, step):
+        end = begin + step
+        found[:, begin:end, begin:] = samples[:, :, begin:end].transpose(1, 2) @ samples[:, :, begin:]
+        found[:, end:, begin:end] = found[:, begin:end, end:].transpose(1, 2)
+    return found
 
 
 def _taps(call: Call) -> int:

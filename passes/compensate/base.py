@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...compiler.errors import OptionError, SourceError
-from ...compiler.program import InputSpec, Program
+from ...compiler.errors import OptionError
+from ...compiler.program import Program
 from ..base import Contract, Pass, Pruned
+from ..calibration import first_tensor, read
 from .stepwise import Batch, Stepwise
 
 
@@ -56,45 +57,16 @@ class Compensation(Pass):
                 f"{self.name} measures what layers give on calibration data, and none were given",
                 hint="give calibration images: --data DIR (Python: compile(..., data=batches))",
             )
-        return read(self.data, program.inputs)
-
-
-def read(data: Iterable[Any], inputs: Sequence[InputSpec]) -> list[Batch]:
-    """Read calibration data into memory: tensors, or tuples that begin with the model's inputs (labels may follow).
-
-    Raises:
-        SourceError: There are none, or they are not what the model takes.
-    """
-    found: list[Batch] = []
-    for item in data:
-        parts: Sequence[Any] = item if isinstance(item, tuple | list) else (item,)
-        for given, spec in zip(parts, inputs, strict=False):
-            if not isinstance(given, Tensor) or given.ndim != len(spec.shape) or not len(given):
-                got = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-                raise SourceError(
-                    f"calibration data for {spec.name!r} are {got}, not batches of shape {('N', *spec.shape[1:])}",
-                    hint="an iterable of tensors [N, C, H, W], or of (images, labels)",
-                )
-        if len(parts) < len(inputs):
-            raise SourceError(f"calibration data give {len(parts)} inputs, the model takes {len(inputs)}")
-        pairs = zip(parts, inputs, strict=False)
-        found.append(tuple(part.detach().to("cpu", spec.dtype) for part, spec in pairs))
-    if not found:
-        raise SourceError("there are no calibration data", hint="give at least one batch")
-    return found
+        return [
+            tuple(x.to(spec.dtype) for x, spec in zip(batch.inputs, program.inputs, strict=True))
+            for batch in read(self.data, program)
+        ]
 
 
 def answers(program: Program, batches: Sequence[Batch]) -> list[Tensor]:
     """Return the first output of a program for every batch."""
     output = next(node for node in program.graph.nodes if node.op == "output")
-    return [first(Stepwise(program, [batch], [output]).take(output)[0]) for batch in batches]
-
-
-def first(value: Any) -> Tensor:
-    """Return the first tensor of an output."""
-    while not isinstance(value, Tensor):
-        value = next(iter(value.values() if isinstance(value, dict) else value))
-    return value
+    return [first_tensor(Stepwise(program, [batch], [output]).take(output)[0]) for batch in batches]
 
 
 def distance(found: Sequence[Tensor], wanted: Sequence[Tensor], when: str) -> dict[str, float]:

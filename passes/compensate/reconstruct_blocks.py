@@ -26,10 +26,11 @@ from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from ...compiler.collection import no_collection
 from ...compiler.errors import OptionError
-from ...compiler.patches import channel_axis, draw, groups_of, patches
+from ...compiler.patches import channel_axis, draw, gram, groups_of, patches
 from ...compiler.program import Program
 from ...compiler.shapes import shape_of
 from ..base import PassResult, Remark, RemarkKind
@@ -142,7 +143,7 @@ class _Coordinates:
         if self._diagonal:
             self._root = spread.sqrt().to(old.weight.dtype)
         else:
-            covariance = (moved.transpose(1, 2) @ moved).double() / moved.shape[1]
+            covariance = gram(moved).double() / moved.shape[1]
             covariance.diagonal(dim1=1, dim2=2).copy_(spread)
             self._root = torch.linalg.cholesky(covariance).to(old.weight.dtype)
         scale = affine(layer.norm, len(layer.rows))[0].abs()
@@ -162,14 +163,9 @@ class _Coordinates:
     def run(self, change: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
         """Run the layer, changed."""
         weight, bias = (self._weight + change[0]).reshape(self._old.weight.shape), change[1].flatten()
-        values = {"weight": weight}
         if self._old.bias is not None:
-            values["bias"] = self._old.bias.detach() + bias
-        y: Tensor = torch.func.functional_call(self._old, values, (x,))
-        if self._old.bias is None:
-            axis = channel_axis(self.layer.call, y)
-            y = y + bias.reshape([-1 if a == axis else 1 for a in range(y.ndim)])
-        return y
+            bias = self._old.bias.detach() + bias
+        return torch.func.functional_call(self._old, {"weight": weight, "bias": bias}, (x,))
 
     def write(self, edit: Edit) -> None:
         """Give the layer what was found."""
@@ -260,7 +256,8 @@ class _Block:
         given = {layer.node: (leaves[2 * i], leaves[2 * i + 1]) for i, layer in enumerate(self._layers)}
         for number in batches:
             with torch.set_grad_enabled(learn):
-                off = (self._run(number, given) - self._wanted[number]).square().sum() / (count * self._spread)
+                off = F.mse_loss(self._run(number, given), self._wanted[number], reduction="sum")
+                off = off / (count * self._spread)
                 if learn:
                     off.backward()
             total += float(off.detach())

@@ -25,6 +25,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ...compiler.patches import gram
+
 RIDGES: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HELD_OUT: Final = 8
 """One sample in so many, at the end, is not fitted when rho is chosen."""
@@ -125,7 +127,7 @@ class _Primal:
         for part in inputs.split(CHUNK):
             moved = (part.double() - self._centre).transpose(0, 1)  # [g, s, J]
             self._sum = self._sum + moved.sum(1)
-            self._squares.baddbmm_(moved.transpose(1, 2), moved)
+            self._squares += gram(moved)
 
     def factor(self, ridge: float) -> None:
         """Prepare for fits with this rho."""

@@ -8,8 +8,9 @@ from torch import Tensor, fx
 
 from ...compiler.program import Program
 from ..base import Pruned
+from ..calibration import first_tensor
 from ..edit import Edit
-from .base import answers, distance, first
+from .base import answers, distance
 from .stepwise import Batch, Stepwise
 
 
@@ -42,8 +43,8 @@ class Sequential:
     def run(self, before: Program) -> dict[str, float]:
         """Run to the end; return how far ``before`` and the changed program are off the dense one."""
         old = answers(before, self._batches)
-        new = [first(value) for value in self.now.take(self._output)]
-        wanted = [first(value) for value in self.dense.take(self._dense_output)]
+        new = [first_tensor(value) for value in self.now.take(self._output)]
+        wanted = [first_tensor(value) for value in self.dense.take(self._dense_output)]
         return {**distance(old, wanted, "before"), **distance(new, wanted, "after")}
 
 

@@ -112,17 +112,22 @@ def call(program: Program, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
         return False if node.target == TRAINING else program.attribute(str(node.target))
     if node.op == "output":
         return args[0]
-    if args and is_in_place(node, program.root):
-        args = (args[0].clone(), *args[1:])  # others may still want the value
+    overwrites = bool(args) and is_in_place(node, program.root)  # what others may still want
+    if overwrites and node.op != "call_module":
+        args = (args[0].clone(), *args[1:])
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     if node.op == "call_function":
         assert callable(node.target)
         return node.target(*args, **kwargs)
-    layer = program.owner(str(node.target))
+    layer: Any = program.owner(str(node.target))
     training = layer.training
     layer.eval()
+    if overwrites:
+        layer.inplace = False
     try:
         return layer(*args, **kwargs)
     finally:
         layer.train(training)
+        if overwrites:
+            layer.inplace = True

@@ -32,7 +32,6 @@ _bounds: Any = Bounds
 _constraint: Any = LinearConstraint
 
 SECONDS: Final = 4.0
-GAP: Final = 5e-3
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,13 +21,13 @@ from ...compiler.dependency import ChannelDependencies, ChannelGroup
 from ...compiler.errors import OptionError
 from ...compiler.program import Program
 from ..base import Contract, Pass, PassResult, Remark, RemarkKind
+from ..calibration import read
 from ..slicing.plan import plan_of
 from ..slicing.rewrite import rewrite
 from ..slicing.tensors import KeptChannels, slice_tensors
 from .cells import inseparable
 from .criteria import criterion
 from .criteria.base import Context, Scores
-from .criteria.data import read
 from .cuts import Opened, open_inputs
 from .damage import Currency, Floats, damage_of
 from .latency import Stopwatch
@@ -265,7 +265,7 @@ class Prune(Pass):
                 hint="give calibration images: --data DIR (Python: compile(..., data=batches)); "
                 "l1, l2, fpgm and bn-scale need none",
             )
-        batches = read(self.data, program.inputs) if self.calibrates and self.data is not None else ()
+        batches = read(self.data, program) if self.calibrates and self.data is not None else ()
         return Context(program, deps, batches, self.aggregate, self.seed, self.progress)
 
     def _levels(

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -159,8 +160,7 @@ class Selection:
     def _through_cuts(self, kept: Bools, quota: Ints, subsets: Subsets) -> Bools:
         allowed = subsets.allowed(kept)
         if self._beyond:
-            inner = np.unique(subsets.inner[self._cell[subsets.inner] >= 0])
-            cells = self._cell[inner]
+            inner, cells = self._behind, self._cell[self._behind]
             order = np.lexsort((self._place[inner], ~allowed[inner], cells))
             inner, cells = inner[order], cells[order]
             place = np.arange(len(inner)) - np.searchsorted(cells, cells, side="left")
@@ -169,15 +169,21 @@ class Selection:
             kept |= self._always
         kept &= allowed
         kept &= ~subsets.unread(kept) | self._always
-        kept[self._last_in_front(kept, subsets)] = True
+        kept[self._last_in_front(kept)] = True
         return kept
 
-    def _last_in_front(self, kept: Bools, subsets: Subsets) -> list[int]:
+    @cached_property
+    def _behind(self) -> Ints:
+        """Classes behind cuts that there is a choice of."""
+        behind = np.empty(0, dtype=np.int64) if self._subsets is None else np.unique(self._subsets.inner)
+        return behind[self._cell[behind] >= 0]
+
+    def _last_in_front(self, kept: Bools) -> list[int]:
         """Return the best of every cell in front of cuts that nobody reads anything of: a layer gives one at least."""
         inside = self._cell >= 0
         left = np.bincount(self._cell[inside], weights=kept[inside], minlength=len(self._members))
         behind = np.zeros(len(self._members), dtype=np.bool_)
-        behind[self._cell[subsets.inner][self._cell[subsets.inner] >= 0]] = True
+        behind[self._cell[self._behind]] = True
         empty = [self._members[cell] for cell in np.flatnonzero((left == 0) & ~behind)]
         return [int(cell[self._place[cell].argmin()]) for cell in empty]
 

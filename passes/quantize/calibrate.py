@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from ...compiler.errors import SourceError
+from ...compiler.interpreter import Interpreter
 from ...compiler.program import InputSpec, Program
+from ..calibration import first_tensor
 from .ranges import BINS, Floats, Statistics
 
 Batch = tuple[Tensor, ...]
 Progress = Callable[[str], None]
-
-
-def batches(data: Iterable[Any], inputs: Sequence[InputSpec]) -> list[Batch]:
-    """Read calibration data into memory: tensors, or tuples that begin with the model's inputs (labels may follow).
-
-    Raises:
-        SourceError: There are none, or they are not what the model takes.
-    """
-    found: list[Batch] = []
-    for item in data:
-        parts = item if isinstance(item, (tuple, list)) else (item,)
-        batch = tuple(parts[: len(inputs)])
-        for given, spec in zip(batch, inputs, strict=False):
-            if not isinstance(given, Tensor) or given.ndim != len(spec.shape):
-                got = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-                raise SourceError(
-                    f"calibration data for {spec.name!r} are {got}, not batches of shape {('N', *spec.shape[1:])}",
-                    hint="an iterable of tensors [N, C, H, W], or of (images, labels)",
-                )
-        if len(batch) < len(inputs):
-            raise SourceError(f"calibration data give {len(batch)} inputs, the model takes {len(inputs)}")
-        found.append(tuple(part.detach().cpu() for part in batch))
-    if not found:
-        raise SourceError("there are no calibration data", hint="give at least one batch")
-    return found
 
 
 def generated(inputs: Sequence[InputSpec], seed: int, count: int = 8) -> list[Batch]:
@@ -82,41 +58,19 @@ def evaluating(program: Program) -> Generator[None]:
             module.training = training
 
 
-def first_tensor(value: Any) -> Tensor:
-    """Return the first tensor of an output."""
-    while not isinstance(value, Tensor):
-        value = next(iter(value.values() if isinstance(value, dict) else value))
-    return value
-
-
-class Visiting(fx.Interpreter):
+class Visiting(Interpreter):
     """Interprets a program in evaluation, showing every tensor to ``visit``."""
 
     def __init__(self, program: Program, visit: Callable[[fx.Node, Tensor], None]) -> None:
-        super().__init__(_Owner(program), graph=program.graph)
-        self.program = program
+        super().__init__(program)
         self.visit = visit
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node."""
-        if n.op == "get_attr":
-            return self.program.attribute(str(n.target))
-        if n.op == "call_module":
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            value = self.program.owner(str(n.target))(*args, **kwargs)
-        else:
-            value = super().run_node(n)
-        if isinstance(value, Tensor):
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and n.op != "get_attr":
             self.visit(n, value)
         return value
-
-
-class _Owner(nn.Module):
-    """What fx.Interpreter wants of a module, without building one."""
-
-    def __init__(self, program: Program) -> None:
-        super().__init__()
-        self.graph = program.graph
 
 
 @dataclass(frozen=True)

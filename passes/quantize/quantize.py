@@ -24,6 +24,7 @@ from ...compiler.ops import Call
 from ...compiler.program import Program
 from ...compiler.shapes import concrete
 from ..base import Contract, Pass, PassResult, Remark, RemarkKind
+from ..calibration import read
 from ..edit import Edit, copy_layer
 from . import calibrate, correction, overrides, sensitivity
 from .adaround import adaround
@@ -101,7 +102,7 @@ class Quantize(Pass):
             batches = calibrate.generated(program.inputs, self.seed)
             notes.append(Remark(RemarkKind.NOTE, self.name, "", NOISE))
         else:
-            batches = calibrate.batches(self.data, program.inputs)
+            batches = [batch.inputs for batch in read(self.data, program)]
         run = _Run(self, program, batches)
         if not run.layers:
             nothing = Remark(RemarkKind.MISSED, self.name, "", "nothing was quantized: no layer can be")

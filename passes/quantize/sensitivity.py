@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from ...compiler.functional import dequantize_channels, fake_quantize
 from ...compiler.ops import Call
+from ..calibration import first_tensor
 from ..edit import Edit
 from . import calibrate
 from .ranges import Affine
@@ -59,7 +60,7 @@ def _run(
     limit: int,
 ) -> Tensor:
     with calibrate.evaluating(edit.program):
-        return calibrate.first_tensor(_OneInInt8(edit, layers, ranges, limit).run(*batch)).double()
+        return first_tensor(_OneInInt8(edit, layers, ranges, limit).run(*batch)).double()
 
 
 class _OneInInt8(calibrate.Visiting):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from secateur.compiler.capture import trace
 from secateur.compiler.ops import Call, normalise
-from secateur.compiler.patches import channel_axis, draw, groups_of, patches
+from secateur.compiler.patches import channel_axis, draw, gram, groups_of, patches
 
 CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "plain": (nn.Conv2d(4, 6, 3), (2, 4, 7, 6)),
@@ -79,3 +79,12 @@ def test_every_image_is_looked_at_as_often_and_no_position_twice() -> None:
     assert len(set(zip(image.tolist(), row.tolist(), column.tolist(), strict=True))) == 30
     again = draw((3, 8, 5, 5), 1, 30, torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(at.index, again.index, strict=True))
+
+
+@pytest.mark.parametrize(("groups", "columns"), [(1, 5), (1, 257), (2, 300), (1, 1000)])
+@pytest.mark.parametrize("apart", [False, True])
+def test_products_of_all_pairs_of_columns(groups: int, columns: int, apart: bool) -> None:
+    samples = torch.randn(groups, 40, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    samples = samples.transpose(0, 1).contiguous().transpose(0, 1) if apart else samples
+    found = gram(samples)
+    assert torch.allclose(found, torch.einsum("gsi,gsj->gij", samples, samples), rtol=1e-12, atol=1e-12)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from secateur.compiler.analysis import analyze
 from secateur.compiler.capture import trace
 from secateur.compiler.dependency import ParamSlice, Role
+from secateur.passes.calibration import read
 from secateur.passes.prune.criteria import criterion
 from secateur.passes.prune.criteria.base import Context, Scores, SliceCriterion
-from secateur.passes.prune.criteria.data import read
 
 WEIGHT = torch.tensor([[3.0, -4.0, 0.0], [1.0, 2.0, -2.0]])
 """[O = 2, I = 3]."""
@@ -37,7 +37,7 @@ def context_of(module: nn.Module, *data: Any, **options: Any) -> Context:
     """A context of a module, captured for the inputs of the first batch."""
     inputs = data[0] if isinstance(data[0], Tensor) else data[0][0]
     program = trace(module.eval(), inputs)
-    return Context(program, analyze(program), read(data, program.inputs), **options)
+    return Context(program, analyze(program), read(data, program), **options)
 
 
 def scores_at(context: Context, name: str, layer: str, axis: int = 0) -> list[float]:

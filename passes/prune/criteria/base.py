@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ....compiler.dependency import ChannelDependencies, Classes, ParamSlice
 from ....compiler.program import Program
+from ...calibration import Batch
 
 Scores = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -28,14 +29,6 @@ Choice = Callable[[Scores], Bools]
 
 def _silent(text: str) -> None:
     del text
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Calibration data: one tensor [N, ...] per input of the model, and labels int64 [N] where they were given."""
-
-    inputs: tuple[Tensor, ...]
-    labels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

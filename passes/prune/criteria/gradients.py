@@ -18,7 +18,8 @@ from torch.utils import _pytree
 
 from ....compiler.errors import CompilerError, SourceError
 from ....compiler.shapes import shape_of
-from .base import Batch, Context
+from ...calibration import Batch
+from .base import Context
 from .running import Reader, private, readers, run
 from .weights import is_weight
 

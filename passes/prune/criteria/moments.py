@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils import _pytree
 
+from ....compiler.interpreter import Interpreter
 from ....compiler.ops import Call, normalise
-from ....compiler.patches import Positions, channel_axis, draw, groups_of, patches
+from ....compiler.patches import Positions, channel_axis, draw, gram, groups_of, patches
+from ....compiler.program import Program
 from .base import Context
 from .gradients import differentiable
 from .running import Reader, private, readers
@@ -80,7 +82,7 @@ class _Sums:
             self.centre = found.mean(1, keepdim=True)
         for part in found.split(CHUNK, 1):
             moved = part - self.centre
-            self.squares += moved.transpose(1, 2) @ moved
+            self.squares += gram(moved)
             self.sum += moved.sum(1, dtype=torch.float64)
         self.samples += found.shape[1]
 
@@ -146,24 +148,18 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, like.shape, generator=generator).to(like.dtype) * 2 - 1
 
 
-class _Recording(fx.Interpreter):
+class _Recording(Interpreter):
     """Runs a program, noting what readers read and write."""
 
-    def __init__(self, program: Any, sums: dict[fx.Node, _Sums], limit: int, generator: torch.Generator) -> None:
-        owner = nn.Module()
-        owner.graph = program.graph
-        super().__init__(owner, graph=program.graph)
-        self.program, self.sums, self.limit, self.draws = program, sums, limit, generator
+    def __init__(self, program: Program, sums: dict[fx.Node, _Sums], limit: int, generator: torch.Generator) -> None:
+        super().__init__(program)
+        self.sums, self.limit, self.draws = sums, limit, generator
         self.outputs: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node."""
-        if n.op == "get_attr":
-            return self.program.attribute(str(n.target))
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        if n.op != "call_module":
-            return getattr(self, n.op)(n.target, args, kwargs)
-        value: Any = self.program.owner(str(n.target))(*args, **kwargs)
+        value: Any = getattr(self, n.op)(n.target, args, kwargs)
         if n in self.sums:
             sums = self.sums[n]
             at = draw(value.shape, channel_axis(sums.call, value), self.limit, self.draws)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ....compiler.dependency import ChannelDependencies, Classes
+from ....compiler.interpreter import Interpreter
 from ....compiler.ops import Call, normalise
 from ....compiler.program import InputSpec, Program, referenced_tree
 from ....compiler.shapes import concrete, is_tensor, shape_of
@@ -111,15 +112,13 @@ def run(program: Program, inputs: tuple[Tensor, ...], at: dict[fx.Node, Reader],
     return _Reading(program, at, visit).run(*given)
 
 
-class _Reading(fx.Interpreter):
+class _Reading(Interpreter):
     def __init__(self, program: Program, at: dict[fx.Node, Reader], visit: Visit) -> None:
-        super().__init__(_Owner(program), graph=program.graph)
-        self.program, self.at, self.visit = program, at, visit
+        super().__init__(program)
+        self.at, self.visit = at, visit
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node."""
-        if n.op == "get_attr":
-            return self.program.attribute(str(n.target))
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         reader = self.at.get(n)
         if reader is not None:
@@ -127,17 +126,7 @@ class _Reading(fx.Interpreter):
                 args = (self.visit(reader, args[0]), *args[1:])
             else:
                 kwargs = {**kwargs, "input": self.visit(reader, kwargs["input"])}
-        if n.op == "call_module":
-            return self.program.owner(str(n.target))(*args, **kwargs)
         return getattr(self, n.op)(n.target, args, kwargs)
-
-
-class _Owner(nn.Module):
-    """What fx.Interpreter wants of a module, without building one."""
-
-    def __init__(self, program: Program) -> None:
-        super().__init__()
-        self.graph = program.graph
 
 
 def activations(context: Context, visit: Callable[[Reader, Tensor], None]) -> None:

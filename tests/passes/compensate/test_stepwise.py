@@ -48,6 +48,17 @@ def test_what_is_overwritten_can_still_be_taken() -> None:
     assert torch.equal(steps.take(node(program, "add"))[0], data[0][0] + 1)
 
 
+def test_layers_that_overwrite_are_told_not_to_and_stay_as_they_are() -> None:
+    relu = nn.ReLU(inplace=True)
+    program = trace(nn.Sequential(nn.Linear(3, 3), relu), torch.zeros(2, 3))
+    first, second = (n for n in program.graph.nodes if n.op == "call_module")
+    data = batches(2, 3)
+    steps = Stepwise(program, data, [first, second])
+    positive = steps.take(second)
+    assert all(torch.equal(a.relu(), b) for a, b in zip(steps.take(first), positive, strict=True))
+    assert relu.inplace
+
+
 def test_every_node_runs_once_and_is_announced_right_before() -> None:
     said: list[str] = []
     program = trace(Residual().eval(), torch.zeros(1, 3, 8, 8))

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.compiler.errors import CompilerError, SourceError
+from secateur.passes.calibration import read
 from secateur.passes.prune.criteria.base import Context
-from secateur.passes.prune.criteria.data import read
 from secateur.passes.prune.criteria.gradients import differentiable, loss_of, mask_gradients, weight_gradients
 from support.pruning import deps_of, program_of, use_of
 from support.scores import context_of, linear
@@ -107,7 +107,7 @@ def test_samples_are_kept_apart_where_a_layer_mixes_the_batch() -> None:
 @pytest.mark.parametrize("case", ["called_twice", "grouped_residual", "flatten_to_linear", "embedding_to_linear"])
 def test_gradients_of_other_nets_are_there(case: str) -> None:
     program, deps = program_of(case), deps_of(case)
-    (found,) = mask_gradients(Context(program, deps, read([ZOO[case].examples()], program.inputs)))
+    (found,) = mask_gradients(Context(program, deps, read([ZOO[case].examples()], program)))
     free = torch.tensor([c for group in deps.groups if group.prunable for c in group.classes.tolist()])
     assert found[:, free].abs().sum() > 0
 

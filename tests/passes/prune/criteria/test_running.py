@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.passes.calibration import read
 from secateur.passes.prune.criteria.base import Context
-from secateur.passes.prune.criteria.data import read
 from secateur.passes.prune.criteria.running import Reader, activations, private, readers, run
 from support.pruning import deps_of, program_of
 from support.scores import context_of
@@ -100,6 +100,6 @@ def test_half_precision_runs_as_float32() -> None:
 
 def test_progress_is_told() -> None:
     program, told = program_of("plain"), list[str]()
-    data = read([torch.zeros(1, 3, 8, 8)] * 2, program.inputs)
+    data = read([torch.zeros(1, 3, 8, 8)] * 2, program)
     activations(Context(program, deps_of("plain"), data, progress=told.append), lambda reader, x: None)
     assert told == ["looking at activations: batch 1 of 2", "looking at activations: batch 2 of 2"]

@@ -1,26 +1,40 @@
-"""Reading calibration data for criteria."""
+"""Calibration data, as all passes that look at data read them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 
-from ....compiler.errors import SourceError
-from ....compiler.program import InputSpec
-from .base import Batch
+from ..compiler.errors import SourceError
+from ..compiler.program import Program
+
+_OF_STRIDES: Final = frozenset("view view_as as_strided stride is_contiguous storage_offset data_ptr".split())
+"""Calls whose result, or success, depends on how their input lies in memory."""
 
 
-def read(data: Iterable[Any], inputs: Sequence[InputSpec]) -> tuple[Batch, ...]:
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One tensor [N, ...] per input of the model, on the CPU, and labels int64 [N] where they were given."""
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor | None = None
+
+
+def read(data: Iterable[Any], program: Program) -> tuple[Batch, ...]:
     """Read calibration data into memory: tensors, or tuples that begin with the model's inputs.
 
-    A tensor of integers [N] that follows the inputs at the end of a tuple is the labels.
+    A tensor of integers [N] that follows the inputs at the end of a tuple is the labels. Images come channels-last,
+    as convolutions on a CPU like them best, unless the program asks how they lie.
 
     Raises:
         SourceError: There are none, or they are not what the model takes.
     """
     found: list[Batch] = []
+    inputs, lies = program.inputs, _layout(program.graph)
     for item in data:
         parts: Sequence[Any] = item if isinstance(item, tuple | list) else (item,)
         for given, spec in zip(parts, inputs, strict=False):
@@ -32,11 +46,20 @@ def read(data: Iterable[Any], inputs: Sequence[InputSpec]) -> tuple[Batch, ...]:
                 )
         if len(parts) < len(inputs):
             raise SourceError(f"calibration data give {len(parts)} inputs, the model takes {len(inputs)}")
-        batch = tuple(part.detach().cpu() for part in parts[: len(inputs)])
+        batch = tuple(_in_layout(part.detach().cpu(), lies) for part in parts[: len(inputs)])
         found.append(Batch(batch, _labels(parts[-1], batch) if len(parts) > len(inputs) else None))
     if not found:
         raise SourceError("there are no calibration data", hint="give at least one batch")
     return tuple(found)
+
+
+def _layout(graph: fx.Graph) -> torch.memory_format:
+    names = (n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "") for n in graph.nodes)
+    return torch.contiguous_format if _OF_STRIDES.intersection(names) else torch.channels_last
+
+
+def _in_layout(given: Tensor, layout: torch.memory_format) -> Tensor:
+    return given.contiguous(memory_format=layout) if given.ndim == 4 else given
 
 
 def _labels(last: Any, inputs: Sequence[Tensor]) -> Tensor | None:
@@ -50,3 +73,10 @@ def _labels(last: Any, inputs: Sequence[Tensor]) -> Tensor | None:
             hint="leave them out where they are something else: the model's own answers are used then",
         )
     return last.detach().cpu().long()
+
+
+def first_tensor(value: Any) -> Tensor:
+    """Return the first tensor of an output."""
+    while not isinstance(value, Tensor):
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value

@@ -4,15 +4,34 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from secateur.compiler.capture import trace
 from secateur.compiler.errors import SourceError
-from secateur.compiler.program import InputSpec
-from secateur.passes.prune.criteria.data import read
+from secateur.compiler.program import Program
+from secateur.passes.calibration import read
 
 IMAGES = torch.zeros(4, 3, 8, 8)
 LABELS = torch.tensor([0, 1, 2, 1])
-INPUT = (InputSpec("x", (1, 3, 8, 8)),)
-TWO = (*INPUT, InputSpec("y", (1, 5)))
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.mean((1, 2, 3)) + y.sum(1)
+
+
+class Plain(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class Viewing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], -1)
+
+
+INPUT = trace(Plain(), IMAGES)
+TWO = trace(Two(), (IMAGES, torch.zeros(4, 5)))
 
 
 def test_tensors_and_tuples() -> None:
@@ -32,8 +51,16 @@ def test_two_inputs() -> None:
     assert batch.labels is not None
 
 
+def test_images_lie_as_convolutions_like_them_unless_the_program_looks() -> None:
+    (batch,) = read([IMAGES], INPUT)
+    assert batch.inputs[0].is_contiguous(memory_format=torch.channels_last)
+    viewing = trace(Viewing(), IMAGES)
+    (batch,) = read([IMAGES.contiguous(memory_format=torch.channels_last)], viewing)
+    assert viewing.module(*batch.inputs).shape == (4, 192)
+
+
 @pytest.mark.parametrize(
-    ("data", "inputs", "message"),
+    ("data", "program", "message"),
     [
         ([], INPUT, "there are no calibration data"),
         ([IMAGES[0]], INPUT, r"for 'x' are of shape \(3, 8, 8\), not batches of shape \('N', 3, 8, 8\)"),
@@ -45,6 +72,6 @@ def test_two_inputs() -> None:
         ([(IMAGES, "cat")], INPUT, r"labels .* are str"),
     ],
 )
-def test_what_is_refused(data: list[Any], inputs: tuple[InputSpec, ...], message: str) -> None:
+def test_what_is_refused(data: list[Any], program: Program, message: str) -> None:
     with pytest.raises(SourceError, match=message):
-        read(data, inputs)
+        read(data, program)
