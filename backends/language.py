@@ -191,6 +191,10 @@ def _add_sensitivity(sub: ArgumentParser) -> None:
     )
     sub.add_argument("--criterion", metavar="NAME", default="l2", help="which channels go first (default: l2)")
     sub.add_argument("--ratios", metavar="LIST", type=_fractions, help="removed (default: 0.1,0.25,0.5,0.75)")
+    sub.add_argument(
+        "--retrain", metavar="EPOCHS", type=_positive, help="train each network so long before it is measured"
+    )
+    sub.add_argument("--lr", metavar="X", type=float, default=0.001, help="of --retrain (default: 0.001)")
     sub.add_argument("-o", "--output", metavar="FILE.csv", type=Path, required=True, help="resumed if it is there")
 
 

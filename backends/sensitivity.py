@@ -2,7 +2,8 @@
 
 Channels are scored once, on the dense model; then every group is narrowed by every ratio, alone, and what comes out is
 measured. A row is ``prune{layers=LAYER:RATIO}`` and the passes behind it. Rows are appended to a CSV file as they
-are measured (``passes.prune.sensitivity`` has the format), so that a scan that was stopped goes on where it was.
+are measured (``passes.prune.sensitivity`` has the format), so that a scan that was stopped goes on where it was. With
+``retrain``, every narrowed network is trained for some epochs before it is measured: what a layer costs in the end.
 
 Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.2.
 """
@@ -35,7 +36,8 @@ from ..passes.slicing.tensors import KeptChannels
 from .compile import equip
 from .inputs import ModelInput
 from .plots import Panel, Series, chart
-from .quality import Judge, Quality, checksum, open_judged
+from .quality import Images, Judge, Quality, checksum, open_judged
+from .training.retrain import LR, Retraining
 
 RATIOS: Final = (0.1, 0.25, 0.5, 0.75)
 COLOURED: Final = 12
@@ -56,6 +58,7 @@ def scan(
     ratios: Sequence[float] = RATIOS,
     criterion: str = "l2",
     behind: str | PassPipeline = "",
+    retrain: Retraining | None = None,
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
     progress: Progress = _silent,
@@ -69,6 +72,7 @@ def scan(
         ratios: Fractions of a group's channels to remove.
         criterion: Which channels go first.
         behind: Passes that run after each pruning, such as ``reestimate-bn``.
+        retrain: How each network is trained then; its held-out images should be those of ``judge``.
         seed: Of criteria that draw numbers.
         about: What else the file should record, and insist on when it is resumed: JSON.
         progress: Told what is measured and how much is left.
@@ -94,6 +98,7 @@ def scan(
         "loss": "cross-entropy" if judge.labelled else "KL divergence from the dense model",
         "criterion": criterion,
         "behind": str(passes),
+        **({"retrain": retrain.settings} if retrain is not None else {}),
         "seed": seed,
         "weights_sha256": checksum(program.tensors()),
         "images_sha256": judge.checksum(),
@@ -105,7 +110,7 @@ def scan(
     read = read_data(batches, program) if find.needs_data else ()
     scores = score_classes(Context(program, deps, read, seed=seed, progress=progress), criterion)
     selection = Selection(deps, scores, Limits(), lambda group: False)
-    narrowing = _Narrowing(program, deps, selection, judge, passes, criterion, batches)
+    narrowing = _Narrowing(program, deps, selection, judge, passes, retrain, criterion, batches, progress)
     groups = narrowing.groups()
     if not groups:
         raise OptionError("no group of channels can be pruned", hint="secateur inspect MODEL says why")
@@ -137,6 +142,8 @@ def study(
     ratios: Sequence[float] = RATIOS,
     criterion: str = "l2",
     behind: str | PassPipeline = "",
+    retrain: int = 0,
+    lr: float = LR,
     threads: int = 2,
     seed: int = 0,
     progress: Progress = _silent,
@@ -157,6 +164,9 @@ def study(
         ratios: See :func:`scan`, as for the others.
         criterion: Which channels go first.
         behind: Passes that run after each pruning.
+        retrain: Epochs that each network is trained for before it is measured; images that it is not measured on are
+            trained on, so that ``data`` may be anything that ``secateur train`` takes.
+        lr: The learning rate of that.
         threads: Of torch, while it measures.
         seed: Of the choice of images, and of criteria that draw numbers.
         progress: Told what is done.
@@ -164,7 +174,14 @@ def study(
     Raises:
         CompilerError: See :func:`scan` and :func:`.quality.open_judged`.
     """
-    opened = open_judged(model, data, preprocess=preprocess, limit=limit, seed=seed, labels=labels, split="train")
+    retraining = None
+    if retrain:
+        if not labels:
+            raise OptionError("networks cannot be retrained without labels", hint="leave out --no-labels, or --retrain")
+        retraining = Retraining.of(model, data, retrain, lr=lr, preprocess=preprocess, measured=limit, seed=seed)
+        opened = Images(retraining.measured(), str(retraining.data.test.preprocess), "")
+    else:
+        opened = open_judged(model, data, preprocess=preprocess, limit=limit, seed=seed, labels=labels, split="train")
     progress(f"tracing {model.class_name}")
     program = trace(model.module, model.example_inputs(), name=model.class_name)
     judge = Judge(program, opened.images, keep=True, threads=threads, progress=progress)
@@ -182,6 +199,7 @@ def study(
         ratios=ratios,
         criterion=criterion,
         behind=behind,
+        retrain=retraining,
         seed=seed,
         about=about,
         progress=progress,
@@ -216,8 +234,10 @@ class _Narrowing:
     selection: Selection
     judge: Judge
     behind: PassPipeline
+    retrain: Retraining | None
     criterion: str
     batches: Sequence[Any]
+    progress: Progress
     missed: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
     """What passes behind said they could not do at all -> behind which groups."""
 
@@ -253,7 +273,10 @@ class _Narrowing:
                 if remark.kind is RemarkKind.MISSED and not remark.node:
                     self.missed.setdefault(f"{remark.pass_name}: {remark.reason}", []).append(group.name)
         before, after = measure(self.program), measure(result.steps[0].program)
-        return self.judge(result.program, what), after.params / before.params, after.macs / max(before.macs, 1)
+        made = result.program
+        if self.retrain is not None:
+            made = self.retrain(made, lambda text: self.progress(f"{what}, {text}"))
+        return self.judge(made, what), after.params / before.params, after.macs / max(before.macs, 1)
 
 
 def _standing(path: Path, settings: Mapping[str, Any]) -> Scan | None:

@@ -50,6 +50,8 @@ def run(arguments: Namespace, model: ModelInput, progress: Progress) -> Study:
             ratios=arguments.ratios or sensitivity.RATIOS,
             criterion=arguments.criterion,
             behind=arguments.behind,
+            retrain=arguments.retrain or 0,
+            lr=arguments.lr,
             **images,
         )
         rows = [asdict(row) for row in scan.rows]

@@ -38,6 +38,11 @@ def sensitivities(found: Scan) -> RenderableType:
     lines = [dense, legend]
     if found.settings.get("unlabelled"):
         lines.append(f"without labels ({found.settings['unlabelled']}): compared with the dense model's own answers")
+    if "retrain" in found.settings:
+        how = found.settings["retrain"]
+        length = "1 epoch" if how["epochs"] == 1 else f"{how['epochs']} epochs"
+        images = f"{how['images']:,} other images"
+        lines.append(f"each network was trained for {length} on {images}, the dense model was not")
     lines += found.notes
     if len(groups) > LONGEST:
         lines.append(f"{len(groups) - LONGEST} less sensitive groups are left out; the file has them")

@@ -86,25 +86,20 @@ def open_data(
     return Data(train, test, {**spec, "images": len(train), "test_images": len(test), "classes": len(train.classes)})
 
 
-def _example(name: str, limit: int | None, seed: int) -> tuple[Split, Split]:
-    example = examples.load(name)
-    how = Preprocess(mean=example.mean, std=example.std)
-    chosen = _some(example.train_labels, limit, seed)
-    train = InMemory(
-        f"{name}, training images", example.classes, how, example.train_images[chosen], example.train_labels[chosen]
-    )
-    return train, InMemory(f"{name}, test images", example.classes, how, example.test_images, example.test_labels)
+def open_training(model: ModelInput, data: str, *, preprocess: str | None = None, seed: int = 0) -> Split:
+    """Open all images to train on, and no others; see :func:`open_data`."""
+    how = Preprocess.parse(preprocess) if preprocess is not None else None
+    if data in examples.names():
+        return _example(data, None, seed)[0]
+    if (folder := cifar.find(data)) is not None:
+        chosen = how or default_for(model.spec, model.shapes[0], image_size=(32, 32))
+        return _cifar(folder, chosen, True, None, seed)
+    first, _ = _folders(data, val=data)
+    chosen = how or default_preprocess(first, spec=model.spec, input_shape=model.shapes[0])
+    return _files(first, chosen, (model.shapes[0][2], model.shapes[0][3]), None, seed)
 
 
-def _cifar(folder: Path, how: Preprocess, train: bool, limit: int | None, seed: int) -> Split:
-    images, labels, classes = cifar.read(folder, train=train)
-    chosen = _some(labels, limit, seed)
-    return InMemory(
-        f"{folder.name}, {'training' if train else 'test'} images", classes, how, images[chosen], labels[chosen]
-    )
-
-
-def _some(labels: torch.Tensor, limit: int | None, seed: int) -> torch.Tensor:
+def some(labels: torch.Tensor, limit: int | None, seed: int) -> torch.Tensor:
     """Return the indices of so many images, as many of each class as can be."""
     if limit is None or limit >= len(labels):
         return torch.arange(len(labels))
@@ -114,6 +109,24 @@ def _some(labels: torch.Tensor, limit: int | None, seed: int) -> torch.Tensor:
         mine = labels[order] == label
         turn[mine] = torch.arange(int(mine.sum()))
     return order[turn.argsort(stable=True)][:limit]
+
+
+def _example(name: str, limit: int | None, seed: int) -> tuple[Split, Split]:
+    example = examples.load(name)
+    how = Preprocess(mean=example.mean, std=example.std)
+    chosen = some(example.train_labels, limit, seed)
+    train = InMemory(
+        f"{name}, training images", example.classes, how, example.train_images[chosen], example.train_labels[chosen]
+    )
+    return train, InMemory(f"{name}, test images", example.classes, how, example.test_images, example.test_labels)
+
+
+def _cifar(folder: Path, how: Preprocess, train: bool, limit: int | None, seed: int) -> Split:
+    images, labels, classes = cifar.read(folder, train=train)
+    chosen = some(labels, limit, seed)
+    return InMemory(
+        f"{folder.name}, {'training' if train else 'test'} images", classes, how, images[chosen], labels[chosen]
+    )
 
 
 def _folders(data: str, val: str | None) -> tuple[str, str]:

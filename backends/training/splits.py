@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -51,6 +52,14 @@ class Split(ABC):
         """Return the number of images."""
 
     @abstractmethod
+    def targets(self) -> Tensor:
+        """Return the labels: int64 [N]."""
+
+    @abstractmethod
+    def part(self, chosen: Tensor) -> Self:
+        """Return some of the images, by their indices."""
+
+    @abstractmethod
     def _batches(self, orders: Sequence[Tensor], share: Share, seed: int, augment: Augment) -> Iterator[Batch]:
         """Yield a batch for each order (indices of images), changed at random as ``augment`` says."""
 
@@ -89,6 +98,14 @@ class InMemory(Split):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def targets(self) -> Tensor:
+        """Return the labels."""
+        return self.labels
+
+    def part(self, chosen: Tensor) -> Self:
+        """Return some of the images."""
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
     def placed(self, device: torch.device) -> Split:
         """Move all images at once: they are bytes, and few enough to be held in memory."""
@@ -136,6 +153,14 @@ class OnDisk(Split):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def targets(self) -> Tensor:
+        """Return the labels."""
+        return torch.tensor([label for label, _ in self.files])
+
+    def part(self, chosen: Tensor) -> Self:
+        """Return some of the images."""
+        return replace(self, files=tuple(self.files[index] for index in chosen.tolist()))
 
     def _batches(self, orders: Sequence[Tensor], share: Share, seed: int, augment: Augment) -> Iterator[Batch]:
         mine = [order[share.rank :: share.world].tolist() for order in orders]

@@ -92,3 +92,13 @@ def test_files_are_read_when_they_are_needed(files: OnDisk) -> None:
     ((x, y),) = files.testing(6, Share())
     assert torch.equal(y, torch.tensor([0, 1] * 3))
     assert x.shape == (6, 3, 8, 8)
+
+
+def test_parts_of_images_are_images(files: OnDisk) -> None:
+    chosen = torch.tensor([4, 1])
+    for images in (split(6), files):
+        part = images.part(chosen)
+        assert torch.equal(part.targets(), images.targets()[chosen])
+        ((whole, _),), ((some, labels),) = images.testing(6, Share()), part.testing(6, Share())
+        assert torch.equal(some, whole[chosen])
+        assert torch.equal(labels, part.targets())
