@@ -21,16 +21,10 @@ from secateur.passes.quantize.quantize import Quantize
 from support.architectures import ARCHITECTURES
 from support.pruning import leaves, loss_of, prune
 
-HELD_BACK = {
-    "WeightStandardisation": "the reason does not say that filters are normalised over what they read",
-}
 NOTHING_GOES = ("TemporalConvNetNormed",)
 
 
-def every_architecture(**more: str) -> pytest.MarkDecorator:
-    """Run a test on all of them; ``more`` are those that are known to fail it, and why."""
-    marks = {name: [pytest.mark.xfail(strict=True, reason=reason)] for name, reason in more.items()}
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks.get(name, [])) for name in ARCHITECTURES])
+every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
 @cache
@@ -39,7 +33,7 @@ def program_of(name: str) -> Program:
     return ARCHITECTURES[name].program()
 
 
-@every_architecture()
+@every_architecture
 def test_captured_as_it_is(name: str) -> None:
     case = ARCHITECTURES[name]
     inputs = case.examples(batch=3)
@@ -62,7 +56,7 @@ def held(program: Program) -> Iterator[tuple[str, int, int, list[str]]]:
         yield call.owner or call.node.name, len(classes), int(stay.sum()), [r for r, where in pins if where.any()]
 
 
-@every_architecture(**HELD_BACK)
+@every_architecture
 def test_what_stays_whole_and_why(name: str) -> None:
     """All layers may lose all channels but one, except for those that cannot, for the reason that is known."""
     whole = ARCHITECTURES[name].pinned
@@ -78,7 +72,7 @@ def test_what_stays_whole_and_why(name: str) -> None:
     assert met == set(whole)
 
 
-@every_architecture()
+@every_architecture
 def test_half_of_the_channels(name: str) -> None:
     """Exact, smaller, and every parameter learns."""
     result, proof = prune(program_of(name), ratio=0.5)
@@ -99,7 +93,7 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-@every_architecture()
+@every_architecture
 def test_part_of_the_macs(name: str, budget: str) -> None:
     program = program_of(name)
     if name in NOTHING_GOES:
@@ -111,7 +105,7 @@ def test_part_of_the_macs(name: str, budget: str) -> None:
     assert abs(measure(result.program).macs / measure(program).macs - 0.6) < 0.07
 
 
-@every_architecture()
+@every_architecture
 def test_norms_are_folded_exactly_and_integers_run(name: str) -> None:
     program, case = program_of(name), ARCHITECTURES[name]
     folded = PassPipeline((FoldBN(),)).run(program)

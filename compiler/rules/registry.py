@@ -46,6 +46,19 @@ def rule(*keys: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def _computed_from(graph: fx.Graph) -> dict[str, str]:
+    """Return the nodes that no data reach -> the first parameter or buffer that they are computed from."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            found[node.name] = str(node.target)
+        elif node.op in ("call_function", "call_method") and node.all_input_nodes:
+            sources = [found.get(read.name, "") for read in node.all_input_nodes]
+            if all(sources):
+                found[node.name] = sources[0]
+    return found
+
+
 class RuleContext:
     """What rules read from and write to. One per analysis."""
 
@@ -77,6 +90,7 @@ class RuleContext:
         self.opaque: dict[int, str] = {}
         """Identity of a parameter that an unknown module reads -> that node's name."""
         self.atoms = 0
+        self.weights = _computed_from(program.graph)
         self.node = ""
         """Name of the node being interpreted: the place that ties and pins are recorded at."""
 
@@ -112,6 +126,8 @@ class RuleContext:
     def pin(self, atoms: Atoms, reason: str) -> None:
         """Keep these channels for good."""
         if atoms.size:
+            source = self.weights.get(self.node)
+            reason += f", of the weights '{source}'" if source else ""
             self.pins.append(Pin(np.unique(atoms), self.node, reason))
 
     def pin_all(self, labels: Labels, reason: str) -> None:
