@@ -1,11 +1,13 @@
 """From budgets to widths by a knapsack: the least damage within every budget, from coarse widths to fine ones.
 
 A block of 512 channels has 512 levels, too many to choose from at once. The first problem offers a few of them, evenly
-spread; the second offers those around what the first one chose.
+spread; every further one as many between the neighbours of what was chosen, until nothing is gained any more. Several
+small problems are solved sooner than a large one, and to a smaller gap.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,15 +17,25 @@ import numpy.typing as npt
 
 from ...compiler.cost_model import CostModel, Products
 from .budget import unreachable
-from .knapsack import SECONDS, Ceiling, Choices, solve
+from .knapsack import Ceiling, Choices, solve
 from .selection import Ints, Selection
 
 Floats = npt.NDArray[np.float64]
 Extend = Callable[[Ints], Floats]
 """From the counts of a cost model to those that a budget needs: the same, and perhaps more of them."""
 
-OPTIONS: Final = 12
-"""Widths per block that one problem offers."""
+OPTIONS: Final = 256
+"""Widths that one problem offers, over all blocks..."""
+PER_BLOCK: Final = (6, 16)
+"""... and for each, at least and at most."""
+SECONDS: Final = 2.0
+"""For a problem; after so long the best choice found by then is taken."""
+PATIENCE: Final = 10.0
+"""How many times longer the first problem may take if no choice is found in time."""
+IN_ALL: Final = 8.0
+"""Seconds after which no further problem is begun."""
+ENOUGH: Final = 1e-3
+"""What a problem has to gain over the one before for another one, relative to the damage."""
 
 
 def _same(counts: Ints) -> Floats:
@@ -70,7 +82,7 @@ def allocate(
         limits: Budgets, all of which must hold.
         extend: Adds counts that the limits' costs refer to.
         multiple: Offer multiples of this at first, as far as there are some.
-        seconds: For each of the two problems.
+        seconds: For each problem.
 
     Raises:
         BudgetError: The smallest legal widths exceed a budget.
@@ -82,24 +94,36 @@ def allocate(
             raise unreachable(limit.name, limit.fraction, limit.fraction * least / limit.at_most)
     ceilings = [Ceiling(limit.cost, limit.at_most) for limit in limits]
 
-    def solved(offered: Sequence[Ints]) -> Allocation | None:
+    def solved(offered: Sequence[Ints], seconds: float) -> Allocation | None:
         choices = _choices(selection, model, damage, offered, extend)
-        solution = solve(choices, ceilings, seconds=seconds)
+        solution = solve(choices, ceilings, seconds=seconds, gap=ENOUGH)
         if solution is None:
             return None
         levels = [levels[option] for levels, option in zip(offered, solution.chosen, strict=True)]
         return Allocation(np.array(levels, dtype=np.int64), solution.damage, solution.gap)
 
+    begin = time.monotonic()
     legal = [_multiples(selection, index, multiple) for index in range(len(selection.allowed))]
-    coarse = [_spread(allowed) for allowed in legal]
-    first = solved(coarse)
-    if first is None:  # none found in time; the smallest widths are within the budgets, if little else
-        first = Allocation(selection.lowest(), np.inf, 1.0)
-    fine = [_around(*widths) for widths in zip(selection.allowed, coarse, first.levels, strict=True)]
-    if all(len(a) == len(b) for a, b in zip(coarse, selection.allowed, strict=True)):
-        return first
-    second = solved(fine)
-    return second if second is not None and second.damage <= first.damage else first
+    least, most = PER_BLOCK
+    count = max(least, min(most, OPTIONS // max(1, sum(len(allowed) > 1 for allowed in selection.allowed))))
+    offered = [_spread(levels, count) for levels in legal]
+    best = solved(offered, seconds) or solved(offered, PATIENCE * seconds)
+    if best is None:  # the smallest widths are within the budgets, if little else
+        best = Allocation(selection.lowest(), np.inf, 1.0)
+    problems = 1
+    while time.monotonic() - begin < IN_ALL:
+        finer = [_around(*widths, count) for widths in zip(legal, offered, best.levels, strict=True)]
+        found = solved(finer, seconds) if not all(map(np.array_equal, finer, offered)) else None
+        offered, problems = finer, problems + 1
+        gained = found is not None and found.damage < (1 - ENOUGH) * best.damage
+        if found is not None and found.damage <= best.damage:
+            best = found
+        if gained or (found is not None and problems == 2):
+            continue
+        if all(map(np.array_equal, legal, selection.allowed)):
+            break
+        legal, problems = selection.allowed, 1  # what lies between the multiples
+    return best
 
 
 def _multiples(selection: Selection, index: int, multiple: int) -> Ints:
@@ -110,17 +134,17 @@ def _multiples(selection: Selection, index: int, multiple: int) -> Ints:
     return allowed[keep]
 
 
-def _spread(allowed: Ints) -> Ints:
+def _spread(allowed: Ints, count: int) -> Ints:
     """Return some of the legal levels, the smallest and the largest among them."""
-    count = min(OPTIONS, len(allowed))
+    count = min(count, len(allowed))
     return allowed[np.unique(np.linspace(0, len(allowed) - 1, count).round().astype(np.int64))]
 
 
-def _around(allowed: Ints, offered: Ints, chosen: int) -> Ints:
+def _around(allowed: Ints, offered: Ints, chosen: int, count: int) -> Ints:
     """Return some of the legal levels between the neighbours of the one chosen from ``offered``."""
     place = int(np.searchsorted(offered, chosen))
     low, high = offered[max(place - 1, 0)], offered[min(place + 1, len(offered) - 1)]
-    near = _spread(allowed[(allowed >= low) & (allowed <= high)])
+    near = _spread(allowed[(allowed >= low) & (allowed <= high)], count)
     return np.unique(np.append(near, chosen))
 
 

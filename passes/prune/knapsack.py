@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,6 @@ Floats = npt.NDArray[np.float64]
 # scipy ships no types, and what is inferred from its defaults are single numbers.
 _bounds: Any = Bounds
 _constraint: Any = LinearConstraint
-
-SECONDS: Final = 4.0
 
 
 @dataclass(frozen=True, eq=False)
