@@ -25,6 +25,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from ...compiler.cost_model import Products
+from ...compiler.native_output import dropped
 
 Floats = npt.NDArray[np.float64]
 # scipy ships no types, and what is inferred from its defaults are single numbers.
@@ -191,13 +192,14 @@ class _Problem:
         rows, columns, values = (np.array(part) for part in zip(*self.entries, strict=True))
         matrix = csr_array((values, (rows.astype(int), columns.astype(int))), shape=(len(self.low), self.variables))
         whole = np.arange(self.variables) < self.binaries
-        found = milp(
-            damage,
-            integrality=whole.astype(int),
-            bounds=_bounds(np.where(whole, 0.0, -np.inf), np.where(whole, 1.0, np.inf)),
-            constraints=_constraint(matrix, np.array(self.low), np.array(self.high)),
-            options={"time_limit": seconds, "mip_rel_gap": gap},
-        )
+        with dropped():  # HiGHS forgets now and then that it was told to be silent
+            found = milp(
+                damage,
+                integrality=whole.astype(int),
+                bounds=_bounds(np.where(whole, 0.0, -np.inf), np.where(whole, 1.0, np.inf)),
+                constraints=_constraint(matrix, np.array(self.low), np.array(self.high)),
+                options={"time_limit": seconds, "mip_rel_gap": gap},
+            )
         if found.x is None:
             return None
         chosen = tuple(
