@@ -32,9 +32,9 @@ def rows(what: str) -> list[tuple[str, str]]:
     if what == "backends":
         from .catalog import BACKENDS, ENGINES
 
-        written = [(name, f"writes {entry.file}: {entry.summary}") for name, entry in BACKENDS.items()]
-        run = [(name, f"runs: {entry.summary}") for name, entry in ENGINES.items()]
-        return sorted([*written, *run])
+        run = {name: f"runs: {entry.summary}" for name, entry in ENGINES.items()}
+        written = {name: f"writes {entry.file}: {entry.summary}" for name, entry in BACKENDS.items()}
+        return [(name, "; ".join(m[name] for m in (run, written) if name in m)) for name in sorted({*run, *written})]
     from ..passes.catalog import PASSES, PRESETS
 
     if what == "presets":
