@@ -33,11 +33,12 @@ class Calibration:
 
 def makes_do_with_noise(pipeline: PassPipeline) -> str:
     """Return the name of the first pass that calibrates on noise if nothing better is given; empty if none does."""
-    return next((p.name for p in pipeline.passes if _takes_data(p) and getattr(p, "noise_will_do", False)), "")
+    return next((p.name for p in pipeline.passes if takes_data(p) and getattr(p, "noise_will_do", False)), "")
 
 
-def _takes_data(pass_: Pass) -> bool:
-    return any(field.name == "data" for field in fields(pass_))
+def takes_data(pass_: Pass) -> bool:
+    """Tell whether a pass, with the options that it has, looks at calibration data."""
+    return any(field.name == "data" for field in fields(pass_)) and getattr(pass_, "calibrates", True)
 
 
 def open_for(

@@ -259,7 +259,7 @@ class _Narrowing:
                 return replace(row, ratio=ratio)
         quality, params, macs = self.judge.dense, 1.0, 1.0
         if kept < group.width:
-            chosen = Chosen(KeptChannels(self.deps, keep), levels, {}, [])
+            chosen = Chosen(keep, KeptChannels(self.deps, keep), {}, [])
             quality, params, macs = self._measured(
                 group, _Narrow(layers={group.layers[0]: ratio}, criterion=self.criterion, made=chosen), what
             )

@@ -36,8 +36,18 @@ def compilation(
 
 def verification(directory: str, tensors: int, found: Mapping[str, Any]) -> RenderableType:
     """Return what ``secateur verify`` shows."""
-    title = Text.assemble((directory, "bold"), f" is proven: all {tensors} tensors are what they should be")
-    return Group(title, *_checks(found))
+    drift = found.get("drift")
+    if drift is None:
+        title = Text.assemble((directory, "bold"), f" is proven: all {tensors} tensors are what they should be")
+        return Group(title, *_checks(found))
+    title = Text.assemble(
+        (directory, "bold"),
+        f" holds: {tensors - drift['tensors']} of {tensors} tensors are what they should be, the others as nearly as "
+        "fitting again tells",
+    )
+    off = f"outputs differ by {drift['distance']:.2g} of their size, and are {drift['error']:.2g} off the original's"
+    fitted = Text("fitted again", "yellow")
+    return Group(title, *_checks(found), _fact(fitted, Text("with other threads or on another machine"), Text(off)))
 
 
 class _Signs:

@@ -6,7 +6,8 @@ Where only channels were removed:
 2. model.py with these weights equals the masked original, in float64 on random inputs
 
 Where other passes took part, the pipeline is run again on the original, and the files take the place of its result in
-the checks that ``compile`` makes (:mod:`.checks`): every tensor bit for bit, the plan, and the outputs.
+the checks that ``compile`` makes (:mod:`.checks`): every tensor bit for bit, the plan, and the outputs. What was fitted
+to data comes out a little different with other threads or on another machine; then :mod:`.drift` says how much.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from ..compiler.program import Program
 from ..compiler.proof import prove
 from ..compiler.weights import file_sha256
 from ..passes.base import Contract
-from ..passes.pipeline import PassPipeline
-from . import artefact, weights_file
-from .calibration import Calibration, open_again
+from ..passes.pipeline import PassPipeline, PipelineResult
+from . import artefact, drift, weights_file
+from .calibration import Calibration, open_again, takes_data
 from .checks import Checked, check, compose, summary
 from .compile import equip
+from .drift import Drift
 from .source.emit import emitted_state
 
 _GATHER: Final = re.compile(r"(.*\.)?gather_\d+")
@@ -46,10 +48,12 @@ class Verification:
     """How many tensors were compared, each found equal."""
     checked: tuple[Checked, ...]
     """What the outputs were compared with."""
+    drift: Drift | None = None
+    """What is not the same, where fitting again explains it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome in the form of a report's ``verification``."""
-        return summary(self.checked)
+        return {**summary(self.checked), **({"drift": self.drift.to_json()} if self.drift is not None else {})}
 
 
 def verify(directory: str | Path, *, progress: Callable[[str], None] = lambda text: None) -> Verification:
@@ -80,20 +84,49 @@ def verify(directory: str | Path, *, progress: Callable[[str], None] = lambda te
     stored = weights_file.read(directory / "model.safetensors")
     if any(pass_.contract is not Contract.MASKED for pass_ in passes.passes):
         progress("running the pipeline again")
-        result = equip(passes, _data(report, directory), progress).run(original)
+        data = _data(passes, report, directory)
+        result = equip(passes, data, progress).run(original)
         if compose(original, result.steps).to_json() != plan.to_json():
             raise ProofError("plan.json is not what the pipeline keeps of the original", where=str(directory))
-        compare_tensors(stored, emitted_state(result.program), directory)
-        return Verification(len(stored), check(original, result.steps, compact, seed=seed, progress=progress))
+        drift = _drift(original, result, compact, data, seed, progress)
+        if drift is None:
+            compare_tensors(stored, emitted_state(result.program), directory)
+        module = compact if drift is None else result.program.module
+        return Verification(len(stored), check(original, result.steps, module, seed=seed, progress=progress), drift)
     progress("comparing the weights")
     tensors = check_weights(stored, original, plan, directory)
     proof = prove(original, compact, plan, seed=seed, progress=progress).require()
     return Verification(tensors, (Checked((text,), Contract.MASKED, proof),))
 
 
-def _data(report: Mapping[str, Any], directory: Path) -> Calibration | None:
+def _drift(
+    original: Program,
+    result: PipelineResult,
+    compact: nn.Module,
+    data: Calibration | None,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Drift | None:
+    """Return what is not the same in an artefact, and as good; ``None`` if all is, or has to be.
+
+    Raises:
+        ProofError: It is not as good.
+    """
+    if not any(step.changed and step.pass_.contract is Contract.APPROXIMATE for step in result.steps):
+        return None
+    made, stored = emitted_state(result.program), compact.state_dict()
+    if stored.keys() != made.keys():
+        return None
+    odd = drift.different(stored, made)
+    if not odd:
+        return None
+    progress("measuring what fitting again changes")
+    return drift.measure(original, result.program.module, compact, odd, data, seed)
+
+
+def _data(passes: PassPipeline, report: Mapping[str, Any], directory: Path) -> Calibration | None:
     record = report.get("data")
-    if record is None:
+    if record is None or not any(takes_data(pass_) for pass_ in passes.passes):
         return None
     if record.get("data") is None:
         raise ArtefactError(

@@ -48,11 +48,6 @@ class Absorb(Compensation):
 
     name: ClassVar[str] = "absorb"
 
-    @property
-    def calibrates(self) -> bool:
-        """Whether calibration data are needed: they are used where they are given."""
-        return False
-
     @no_collection()
     def run(self, program: Program) -> PassResult:
         """Absorb; see :class:`~..base.Pass`."""

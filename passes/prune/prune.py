@@ -8,7 +8,7 @@ budget's; the rest is slicing. The result equals the original in which the remov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -44,9 +44,10 @@ from .widths import LATENCY, Scope, Widths
 class Chosen:
     """What is to stay."""
 
+    wanted: Bools
+    """[classes]: what was chosen."""
     kept: KeptChannels
-    levels: Ints
-    """[blocks]."""
+    """What follows from it."""
     stats: dict[str, int | float]
     notes: list[Remark]
 
@@ -113,8 +114,8 @@ class Prune(Pass):
         default=None, compare=False, repr=False, metadata={"text": False}
     )
     """From engine, threads and batch size to something that measures them."""
-    chosen: tuple[int, ...] | None = field(default=None, compare=False, repr=False, metadata={"text": False})
-    """Levels of the blocks, in place of a search for them."""
+    removed: tuple[int, ...] | None = field(default=None, compare=False, repr=False, metadata={"text": False})
+    """Classes that go, in place of a choice."""
     data: Iterable[Any] | None = field(default=None, compare=False, metadata={"text": False})
     """Calibration batches for the criteria that need some: tensors, or tuples of the inputs and, last, the labels."""
     progress: Callable[[str], None] = field(
@@ -174,7 +175,7 @@ class Prune(Pass):
     @property
     def calibrates(self) -> bool:
         """Whether the criterion needs calibration data."""
-        return criterion(self.criterion).needs_data
+        return self.removed is None and criterion(self.criterion).needs_data
 
     @no_collection()
     def run(self, program: Program) -> PassResult:
@@ -187,8 +188,9 @@ class Prune(Pass):
         tensors, indices = slice_tensors(opened.program, kept)
         remarks = (*_analysis_remarks(opened.deps), *inseparable(opened, self.name), *chosen.notes)
         plan = plan_of(kept, indices)
-        searched = self.latency is not None or self.scope == "knapsack"  # by the clock, or until time is up
-        record = {"levels": chosen.levels.tolist()} if searched else {}
+        # By the clock, until time is up, or by sums that are rounded otherwise elsewhere.
+        decided = self.latency is not None or self.scope == "knapsack" or self.calibrates
+        record = {"removed": np.flatnonzero(~chosen.wanted).tolist()} if decided else {}
         if not tensors:
             nothing = Remark(
                 RemarkKind.MISSED, self.name, "", "nothing was pruned: no channel may go within the options"
@@ -210,6 +212,10 @@ class Prune(Pass):
             normalize = "none" if estimates_loss else "group"
         subsets = Subsets.of(opened) if opened.sites else None
         unconstrained = Unconstrained(opened, paying=self.select == "paying")
+        if self.removed is not None:
+            wanted = np.ones(int(deps.class_of.max()) + 1, dtype=np.bool_)
+            wanted[list(self.removed)] = False
+            return _settled(unconstrained, wanted, {}, [])
         notes: list[Remark] = []
 
         def select(scores: Scores) -> Selection:
@@ -232,25 +238,13 @@ class Prune(Pass):
         if subsets is not None:
             scores = subsets.seen_from_the_front(scores, add=estimates_loss)
         selection = select(scores)
-        given = [group for group in deps.groups if group.name not in unconstrained.layer_of]
-        whole = np.ones_like(selection.keep(selection.full))
-        stats: dict[str, int | float] = {"channels": sum(g.channels(whole) for g in given)}
+        stats: dict[str, int | float] = {}
         levels = self._levels(unconstrained, selection, notes, stats)
-        kept = unconstrained.settle(selection.keep(levels))
-        stats["removed"] = sum(g.channels(~kept.classes) for g in given)
-        if opened.sites:
-            stats |= {"slices": 0, "gathers": 0}
-        for layer, taken, offered, slices, gathers in unconstrained.report(kept):
-            stats["slices"] += slices
-            stats["gathers"] += gathers
-            ways = [f"{n} {what}{'s' * (n > 1)}" for n, what in ((slices, "slice"), (gathers, "gather")) if n]
-            text = f"reads {taken} of {offered} channels, by {' and '.join(ways)}"
-            notes.append(Remark(RemarkKind.NOTE, self.name, layer, text))
-        return Chosen(kept, levels, stats, notes)
+        return _settled(unconstrained, selection.keep(levels), stats, notes)
 
     def recall(self, record: Mapping[str, Any]) -> Prune:
-        """Take the widths from the record: what clocks decide is never the same twice."""
-        return replace(self, chosen=tuple(record["levels"])) if "levels" in record else self
+        """Take what went from the record: nothing is scored, and no clock decides."""
+        return replace(self, removed=tuple(record["removed"])) if "removed" in record else self
 
     def _context(self, program: Program, deps: ChannelDependencies) -> Context:
         """Return what the criterion may look at.
@@ -277,8 +271,6 @@ class Prune(Pass):
     ) -> Ints:
         """Return the block levels that the budget asks for."""
         program, deps = unconstrained.opened.program, unconstrained.opened.deps
-        if self.chosen is not None:
-            return np.array(self.chosen, dtype=np.int64)
         if self.layers:
             return self._by_layer(selection, notes)
         if self.ratio is not None and self.scope == "uniform":
@@ -330,6 +322,26 @@ class Prune(Pass):
                 reason = f"{', '.join(others[:4])} shrink along: coupled"
                 notes.append(Remark(RemarkKind.NOTE, self.name, group.name, reason))
         return selection.at_ratio(ratios)
+
+
+def _settled(
+    unconstrained: Unconstrained, wanted: Bools, stats: Mapping[str, int | float], notes: Sequence[Remark]
+) -> Chosen:
+    """Decide how what is wanted is read, and count."""
+    deps, kept = unconstrained.opened.deps, unconstrained.settle(wanted)
+    given = [group for group in deps.groups if group.name not in unconstrained.layer_of]
+    before, gone = (sum(g.channels(mask) for g in given) for mask in (np.ones_like(wanted), ~kept.classes))
+    stats = {"channels": before, **stats, "removed": gone}
+    if unconstrained.opened.sites:
+        stats |= {"slices": 0, "gathers": 0}
+    told = list(notes)
+    for layer, taken, offered, slices, gathers in unconstrained.report(kept):
+        stats["slices"] += slices
+        stats["gathers"] += gathers
+        ways = [f"{n} {what}{'s' * (n > 1)}" for n, what in ((slices, "slice"), (gathers, "gather")) if n]
+        text = f"reads {taken} of {offered} channels, by {' and '.join(ways)}"
+        told.append(Remark(RemarkKind.NOTE, Prune.name, layer, text))
+    return Chosen(wanted, kept, stats, told)
 
 
 def _pruned(program: Program, kept: KeptChannels) -> Program:

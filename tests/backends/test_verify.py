@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import secateur
-from secateur.backends import inputs, weights_file
+from secateur.backends import inputs, tables, weights_file
+from secateur.backends.calibration import open_for
 from secateur.backends.verify import verify
 from secateur.compiler.errors import ArtefactError, ProofError, SourceError
 from support.small import Residual
@@ -106,3 +108,58 @@ def test_damaged_records(digits: Path) -> None:
     changed(digits / "report.json", lambda report: report["source"].update(weights_sha256="0"))
     with pytest.raises(SourceError, match="are not those that were recorded"):
         verify(digits)
+
+
+def perturbed(directory: Path, by: float) -> None:
+    """Change all convolutions' weights by noise, relative to their size."""
+    file, generator = directory / "model.safetensors", torch.Generator().manual_seed(0)
+    weights = weights_file.read(file)
+    for name, tensor in weights.items():
+        if tensor.ndim == 4:
+            noise = torch.randn(tensor.shape, generator=generator)
+            weights[name] = tensor + by * noise * tensor.square().mean().sqrt()
+    weights_file.save(weights, file)
+
+
+def fitted(directory: Path, pipeline: str) -> Path:
+    digits = inputs.load("digits")
+    data = open_for(digits, "digits", limit=64)
+    compiled = secateur.compile(
+        digits.module, digits.example_inputs(), pipeline=pipeline, source=digits.spec, verify=False, data=data
+    )
+    return compiled.save(directory)
+
+
+def test_what_was_fitted_may_come_out_a_little_different(tmp_path: Path) -> None:
+    made = fitted(tmp_path / "made", "prune{ratio=0.3},reconstruct,fold-bn")
+    exact = verify(made)
+    assert exact.drift is None
+    assert exact.tensors == 32
+    perturbed(made, 1e-5)
+    found = verify(made)
+    assert found.drift is not None
+    assert found.drift.tensors == 15
+    assert 0 < found.drift.distance < 1e-3 < found.drift.error
+    assert found.to_json()["drift"]["distance"] == found.drift.distance
+    console = Console(width=120, no_color=True)
+    with console.capture() as shown:
+        console.print(tables.verification("made", found.tensors, found.to_json()))
+    assert "made holds: 17 of 32 tensors are what they should be, the others as nearly as" in shown.get()
+    assert "with other threads or on another machine" in shown.get()
+    perturbed(made, 0.5)
+    with pytest.raises(ProofError, match="is not what the pipeline makes of the original: outputs differ by"):
+        verify(made)
+
+
+def test_what_was_not_fitted_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    made = fitted(tmp_path / "made", "prune{ratio=0.3 criterion=taylor},fold-bn")
+    assert verify(made).drift is None
+    perturbed(made, 1e-6)
+    with pytest.raises(ProofError, match="is not what the pipeline makes of the original\n"):
+        verify(made)
+
+
+def test_what_data_chose_is_verified_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = fitted(tmp_path / "made", "prune{ratio=0.3 criterion=taylor},fold-bn")
+    monkeypatch.setattr("secateur.backends.verify.open_again", None)
+    assert verify(made).tensors == 32

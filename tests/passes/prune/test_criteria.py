@@ -1,5 +1,6 @@
 """Every criterion in the pass: proofs hold, the program is left alone, and options say what is missing."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,18 @@ def test_data_are_not_read_without_need() -> None:
     assert not Prune(ratio=0.5).calibrates
     assert Prune(ratio=0.5, criterion="taylor").calibrates
     assert Prune(ratio=0.5, data=data()).run(program_of("plain")).changed
+
+
+@pytest.mark.parametrize("options", [{"ratio": 0.5}, {"macs": 0.5, "scope": "knapsack", "select": "all"}])
+def test_what_went_is_on_record_and_needs_no_data_again(options: dict[str, Any]) -> None:
+    first = Prune(criterion="taylor", data=batches("residual"), **options).run(program_of("residual"))
+    again = Prune(criterion="taylor", **options).recall(json.loads(json.dumps(first.record)))
+    assert not again.calibrates
+    second = again.run(program_of("residual"))
+    assert first.plan is not None
+    assert second.plan is not None
+    assert second.plan.to_json() == first.plan.to_json()
+    assert str(second.program.graph) == str(first.program.graph)
 
 
 def test_progress_reaches_the_criterion() -> None:
