@@ -94,9 +94,9 @@ class _Sample:
     wanted: Tensor
     """y[K]: [S, O']."""
     scale: Tensor
-    """a: float64 [O']."""
+    """a: [O']."""
     base: Tensor
-    """t + other: float64 [S, O'] or [O']."""
+    """t + other: [S, O'] or [O']."""
 
 
 class _Run:
@@ -161,8 +161,10 @@ class _Run:
             ends.append(at.take(y, axis).index_select(1, layer.rows))
             if others is not None:
                 base.append(at.take(others[number], axis))
-        scale, shift = affine(layer.norm, len(layer.rows))
-        return _Sample(torch.cat(read), torch.cat(ends), scale, torch.cat(base) + shift if base else shift)
+        kind = torch.promote_types(read[0].dtype, torch.float32)
+        scale, shift = (part.to(kind) for part in affine(layer.norm, len(layer.rows)))
+        rest = torch.cat(base).to(kind) + shift if base else shift
+        return _Sample(torch.cat(read).to(kind), torch.cat(ends).to(kind), scale, rest)
 
     def _say(self, kind: RemarkKind, layer: Refittable, what: str) -> None:
         self.remarks.append(Remark(kind, self.options.name, layer.path, what))
@@ -197,8 +199,8 @@ def _fitted(layer: Refittable, sample: _Sample, old: Any, rounds: int) -> tuple[
 
 def _error(layer: Refittable, sample: _Sample, end: Tensor) -> float:
     """Return the root mean square error relative to the spread of what is wanted."""
-    wanted = sample.wanted.double()
+    wanted = sample.wanted
     if layer.relu:
         wanted, end = wanted.relu(), end.relu()
-    spread = (wanted - wanted.mean(0)).square().sum()
-    return float(((end - wanted).square().sum() / spread.clamp_min(1e-30)).sqrt())
+    off, spread = ((a - b).square().sum(dtype=torch.float64) for a, b in ((end, wanted), (wanted, wanted.mean(0))))
+    return float((off / spread.clamp_min(1e-30)).sqrt())

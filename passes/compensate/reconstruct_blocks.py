@@ -252,17 +252,19 @@ class _Block:
         total = 0.0
         with torch.set_grad_enabled(learn):
             changes = [part for layer in self._layers for part in layer.change()]
-        leaves = [part.detach().requires_grad_(learn) for part in changes]  # gradients of all batches meet here
+        leaves = [part.detach().requires_grad_(learn) for part in changes]
+        gradients = [torch.zeros_like(leaf) for leaf in leaves]
         given = {layer.node: (leaves[2 * i], leaves[2 * i + 1]) for i, layer in enumerate(self._layers)}
         for number in batches:
             with torch.set_grad_enabled(learn):
                 off = F.mse_loss(self._run(number, given), self._wanted[number], reduction="sum")
                 off = off / (count * self._spread)
-                if learn:
-                    off.backward()
+            if learn:  # of the leaves only: what else the segment holds is not to be touched
+                for sum_, gradient in zip(gradients, torch.autograd.grad(off, leaves), strict=True):
+                    sum_ += gradient
             total += float(off.detach())
         if learn:
-            torch.autograd.backward(changes, [leaf.grad for leaf in leaves])
+            torch.autograd.backward(changes, gradients)
         return total
 
     def _read(self) -> dict[fx.Node, list[Tensor]]:

@@ -12,7 +12,7 @@ With fewer samples than inputs (n < J) the same weights come from a system of n 
     W = W0 + e^T (X X^T + n rho h I)^-1 X        X, e centred
 
 rho is the one of ``RIDGES`` that leaves the smallest error on the last samples, which then join the others. Sums of
-squares, which are inverted, are taken in double precision; products of single samples in that of the inputs.
+squares, which are inverted, and weights are in double precision; what there is of every sample in that of the inputs.
 
 Golub and Van Loan, Matrix Computations, section 6.1; Hoerl and Kennard 1970.
 """
@@ -48,9 +48,9 @@ class Regression:
     """The inputs of one layer, to be fitted to several targets.
 
     Args:
-        inputs: [n, g, J], of any real dtype, finite.
+        inputs: [n, g, J], float32 or float64, finite.
         start: W0 [g, O/g, J].
-        target: What rho is chosen by: [n, g, O/g].
+        target: What rho is chosen by: [n, g, O/g], of the inputs' dtype.
     """
 
     def __init__(self, inputs: Tensor, start: Tensor, target: Tensor) -> None:
@@ -74,9 +74,9 @@ class Regression:
         return Fit(self._start + change.weight, change.bias)
 
     def predict(self, fit: Fit) -> Tensor:
-        """Return W x + b for every sample: float64 [n, g, O/g]."""
+        """Return W x + b for every sample: [n, g, O/g], of the inputs' dtype."""
         moved = fit.weight - self._start
-        given = self._given + fit.bias
+        given = self._given + fit.bias.to(self._given.dtype)
         return given + product(self._inputs, moved) if bool(moved.any()) else given
 
     def _errors(self, left: Tensor, missing: Tensor) -> list[float]:
@@ -87,14 +87,14 @@ class Regression:
         for ridge in RIDGES:
             self._solver.factor(ridge)
             change = self._solver.solve(prepared)
-            found.append(float((product(left, change.weight) + change.bias - missing[fitted:]).square().sum()))
+            off = product(left, change.weight) + change.bias.to(left.dtype) - missing[fitted:]
+            found.append(float(off.square().sum(dtype=torch.float64)))
         return found
 
 
 def product(inputs: Tensor, weight: Tensor) -> Tensor:
-    """Return W x: float64 [n, g, O/g] for inputs [n, g, J], in the precision of the inputs."""
-    by_group = weight.transpose(1, 2).to(inputs.dtype)
-    return torch.cat([(part.transpose(0, 1) @ by_group).transpose(0, 1).double() for part in inputs.split(CHUNK)])
+    """Return W x: [n, g, O/g] for inputs [n, g, J], of their dtype."""
+    return (inputs.transpose(0, 1) @ weight.transpose(1, 2).to(inputs.dtype)).transpose(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +139,11 @@ class _Primal:
 
     def prepared(self, inputs: Tensor, missing: Tensor) -> _Prepared:
         """Return what of a target, less W0 x, matters, whatever rho is; all samples taken in are given once more."""
-        mean, middle = missing.mean(0), self._centre + self._sum / self._count
-        centre, cross = middle.to(inputs.dtype), torch.zeros_like(middle)[:, :, None]
+        mean, middle = missing.mean(0, dtype=torch.float64), self._centre + self._sum / self._count
+        centre, middling, cross = middle.to(inputs.dtype), mean.to(inputs.dtype), torch.zeros_like(middle)[:, :, None]
         for part, wanted in zip(inputs.split(CHUNK), missing.split(CHUNK), strict=True):
-            moved, left = (part - centre).transpose(0, 1), (wanted - mean).transpose(0, 1)
-            cross = cross + moved.transpose(1, 2) @ left.to(inputs.dtype)
+            moved, left = (part - centre).transpose(0, 1), (wanted - middling).transpose(0, 1)
+            cross = cross + moved.transpose(1, 2) @ left
         return _Prepared(cross, mean, middle)
 
     def solve(self, of: _Prepared) -> Fit:
@@ -176,8 +176,9 @@ class _Dual:
     def prepared(self, inputs: Tensor, missing: Tensor) -> _Prepared:
         """Return what of a target, less W0 x, matters, whatever rho is."""
         del inputs
-        mean = missing.mean(0)
-        return _Prepared((missing - mean).transpose(0, 1), mean, self._middle)
+        wide = missing.double()
+        mean = wide.mean(0)
+        return _Prepared((wide - mean).transpose(0, 1), mean, self._middle)
 
     def solve(self, of: _Prepared) -> Fit:
         """Solve with the rho that was prepared for."""

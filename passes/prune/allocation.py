@@ -93,9 +93,10 @@ def allocate(
         if least > limit.at_most:
             raise unreachable(limit.name, limit.fraction, limit.fraction * least / limit.at_most)
     ceilings = [Ceiling(limit.cost, limit.at_most) for limit in limits]
+    offers = _Offers(selection, model, damage, extend)
 
     def solved(offered: Sequence[Ints], seconds: float) -> Allocation | None:
-        choices = _choices(selection, model, damage, offered, extend)
+        choices = offers.choices(offered)
         solution = solve(choices, ceilings, seconds=seconds, gap=ENOUGH)
         if solution is None:
             return None
@@ -148,17 +149,30 @@ def _around(allowed: Ints, offered: Ints, chosen: int, count: int) -> Ints:
     return np.unique(np.append(near, chosen))
 
 
-def _choices(
-    selection: Selection, model: CostModel, damage: Sequence[Floats], offered: Sequence[Ints], extend: Extend
-) -> Choices:
-    full = extend(model.counts(selection.keep(selection.full)))
-    tables: list[Floats] = []
-    for index, levels in enumerate(offered):
-        table = np.zeros((len(levels), len(full)))
-        if len(levels) > 1:
-            for row, level in enumerate(levels):
-                changed = selection.full.copy()
-                changed[index] = level
-                table[row] = extend(model.counts(selection.keep(changed))) - full
-        tables.append(table)
-    return Choices(full, tables, [d[levels] for d, levels in zip(damage, offered, strict=True)])
+class _Offers:
+    """What every width does to the counts: worked out when it is first offered."""
+
+    def __init__(self, selection: Selection, model: CostModel, damage: Sequence[Floats], extend: Extend) -> None:
+        self._selection, self._model, self._damage, self._extend = selection, model, damage, extend
+        self._full = self._counts(selection.full)
+        self._known: dict[tuple[int, int], Floats] = {}
+
+    def choices(self, offered: Sequence[Ints]) -> Choices:
+        """Return the problem of choosing among some levels of each block."""
+        tables = [
+            np.stack([self._change(index, int(level)) for level in levels])
+            if len(levels) > 1
+            else np.zeros((len(levels), len(self._full)))
+            for index, levels in enumerate(offered)
+        ]
+        return Choices(self._full, tables, [d[levels] for d, levels in zip(self._damage, offered, strict=True)])
+
+    def _change(self, index: int, level: int) -> Floats:
+        if (index, level) not in self._known:
+            changed = self._selection.full.copy()
+            changed[index] = level
+            self._known[index, level] = self._counts(changed) - self._full
+        return self._known[index, level]
+
+    def _counts(self, levels: Ints) -> Floats:
+        return self._extend(self._model.counts(self._selection.keep(levels)))

@@ -160,11 +160,11 @@ class Selection:
     def _through_cuts(self, kept: Bools, quota: Ints, subsets: Subsets) -> Bools:
         allowed = subsets.allowed(kept)
         if self._beyond:
-            inner, cells = self._behind, self._cell[self._behind]
-            order = np.lexsort((self._place[inner], ~allowed[inner], cells))
-            inner, cells = inner[order], cells[order]
-            place = np.arange(len(inner)) - np.searchsorted(cells, cells, side="left")
-            offered = np.bincount(cells[allowed[inner]], minlength=len(quota))
+            inner = self._behind
+            cells, offers = self._cell[inner], allowed[inner]
+            before = np.cumsum(offers) - offers  # how many are offered in front of each, in all cells
+            place = before - before[self._first_of_cell]
+            offered = np.bincount(cells[offers], minlength=len(quota))
             kept[inner] = place < (offered - self._sizes + quota)[cells]
             kept |= self._always
         kept &= allowed
@@ -174,9 +174,16 @@ class Selection:
 
     @cached_property
     def _behind(self) -> Ints:
-        """Classes behind cuts that there is a choice of."""
+        """Classes behind cuts that there is a choice of, cell by cell, in the order in which they stay."""
         behind = np.empty(0, dtype=np.int64) if self._subsets is None else np.unique(self._subsets.inner)
-        return behind[self._cell[behind] >= 0]
+        behind = behind[self._cell[behind] >= 0]
+        return behind[np.lexsort((self._place[behind], self._cell[behind]))]
+
+    @cached_property
+    def _first_of_cell(self) -> Ints:
+        """For each of them, which is the first of its cell."""
+        cells = self._cell[self._behind]
+        return np.searchsorted(cells, cells, side="left")
 
     def _last_in_front(self, kept: Bools) -> list[int]:
         """Return the best of every cell in front of cuts that nobody reads anything of: a layer gives one at least."""

@@ -12,7 +12,8 @@ curvature at the logits z [N, K] is diag(p) - p p^T = L L^T with L = diag(sqrt p
 L v for random signs v gives gradients d with E[d d^T] right, and no labels are needed. An output of another shape has
 no classes; there the loss is half the squared distance of all outputs, L = 1.
 
-Where J exceeds ``WIDEST``, kernel positions are taken for uncorrelated and alike: H is [g, C, C], over channels alone.
+Where J exceeds ``WIDEST``, or there are fewer samples than J, so that H would be singular, kernel positions are taken
+for uncorrelated and alike: H is [g, C, C], over channels alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ....compiler.interpreter import Interpreter
 from ....compiler.ops import Call, normalise
 from ....compiler.patches import Positions, channel_axis, draw, gram, groups_of, patches
 from ....compiler.program import Program
+from ....compiler.shapes import shape_of
 from .base import Context
 from .gradients import differentiable
 from .running import Reader, private, readers
@@ -60,11 +62,11 @@ class _Sums:
     Then little cancels, and single precision is enough for the products of few samples.
     """
 
-    def __init__(self, reader: Reader, call: Call, limit: int) -> None:
-        self.reader, self.call, self.limit = reader, call, limit
+    def __init__(self, reader: Reader, call: Call, samples: int) -> None:
+        self.reader, self.call = reader, call
         self.groups = groups_of(call)
         columns = call["weight"][0].numel()
-        self.wide = columns > WIDEST
+        self.wide = columns > min(WIDEST, samples)
         size = call["weight"].shape[1] if self.wide else columns
         self.squares = torch.zeros(self.groups, size, size, dtype=torch.float64)
         self.sum = torch.zeros(self.groups, size, dtype=torch.float64)
@@ -113,7 +115,9 @@ def moments(context: Context) -> list[Moments]:
     for reader in readers(context.program, context.deps):
         call = normalise(program, reader.node)
         if call.key in ("conv", "linear") and call.module is not None:
-            sums[reader.node] = _Sums(reader, call, SAMPLES)
+            output = torch.empty(shape_of(reader.node), device="meta")
+            positions = output[0].numel() // output.shape[channel_axis(call, output)]
+            sums[reader.node] = _Sums(reader, call, min(SAMPLES, images * positions))
     generator = torch.Generator().manual_seed(context.seed)
     for number, batch in enumerate(context.batches, start=1):
         context.progress(f"measuring curvature: batch {number} of {len(context.batches)}")

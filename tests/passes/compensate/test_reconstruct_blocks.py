@@ -80,6 +80,13 @@ def test_together_is_better_than_one_by_one() -> None:
     assert error(together.program, original, x) < error(one_by_one.program, original, x)
 
 
+def test_fitting_leaves_no_gradients_behind() -> None:
+    module = Net()
+    _, together = steps(module, {"ratio": 0.25}, iterations=2)
+    held = [*module.parameters(), *together.program.module.parameters()]
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in held)
+
+
 def test_without_refitting_first_it_finds_most_by_itself() -> None:
     pruned, together = steps(Net(), {"layers": {"one.a": 0.5}}, first=False)
     assert together.stats["output_error_after"] < 0.5 * together.stats["output_error_before"]

@@ -123,6 +123,14 @@ def test_dead_and_double_channels_are_the_cheapest(name: str, widest: int, monke
     assert found[order[2]] < 0.1 * found[order[3]]
 
 
+@pytest.mark.parametrize(("images", "columns"), [(18, 72), (17, 8)])
+def test_of_few_samples_only_channels_are_looked_at(images: int, columns: int) -> None:
+    """A kernel of 3 x 3 over 8 channels has 72 inputs, and an output of 2 x 2 four positions."""
+    context = context_of(with_planted([nn.Conv2d(8, 3, 3)]), normal(images, 16, 4, 4))
+    (found,) = (one for one in moments.moments(context) if one.call.owner == "2")
+    assert found.inputs.shape == (1, columns, columns)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_pruning_by_it_is_proven(name: str) -> None:
     module = with_planted(LAYERS[name][0])
