@@ -57,7 +57,32 @@ class Reconstruction:
         return scores
 
 
-def _parts(found: Moments, classes: Classes) -> list[Elimination]:
+class _Part:
+    """One group of a reader: the columns that some of the classes reach.
+
+    Args:
+        elimination: Of these columns.
+        present: Which of the classes they are: [m], indices.
+        count: How many classes there are.
+    """
+
+    def __init__(self, elimination: Elimination, present: Tensor, count: int) -> None:
+        self._elimination, self._present = elimination, present
+        self._local = torch.full((count,), -1)
+        self._local[present] = torch.arange(len(present))
+
+    def add_losses(self, losses: Tensor) -> None:
+        """Add what removing each class next costs here to ``losses`` [classes]."""
+        losses[self._present] += self._elimination.losses()
+
+    def remove(self, chosen: Tensor) -> None:
+        """Remove classes, as far as they are here."""
+        local = self._local[chosen]
+        if bool((local >= 0).any()):
+            self._elimination.remove(local[local >= 0])
+
+
+def _parts(found: Moments, classes: Classes) -> list[_Part]:
     """Return the parts of a reader, one per group of it, that some classes reach."""
     groups, width = found.inputs.shape[:2]
     per_group = found.reader.classes.reshape(groups, -1)
@@ -66,13 +91,13 @@ def _parts(found: Moments, classes: Classes) -> list[Elimination]:
     weight = found.call["weight"].detach().double().reshape(groups, found.outputs.shape[1], -1)
     taps = weight.shape[2] // per_group.shape[1]
     narrow = width == per_group.shape[1] and taps > 1  # H is over channels alone
-    made: list[Elimination] = []
+    made: list[_Part] = []
     for g in range(groups):
-        positions = [np.flatnonzero(per_group[g] == c) for c in classes]
-        most = max(map(len, positions))
-        if not most:
+        present = np.flatnonzero(np.isin(classes, per_group[g]))
+        if not len(present):
             continue
-        columns = np.full((len(classes), most), -1)
+        positions = [np.flatnonzero(per_group[g] == c) for c in classes[present]]
+        columns = np.full((len(present), max(map(len, positions))), -1)
         for row, places in enumerate(positions):
             columns[row, : len(places)] = places
         at = torch.from_numpy(columns)
@@ -82,7 +107,8 @@ def _parts(found: Moments, classes: Classes) -> list[Elimination]:
         h = found.inputs[g].clone()
         h.diagonal().add_(RIDGE * h.diagonal().mean().clamp_min(1e-30))
         rows = _weighed(weight[g], found.outputs[g], taps if narrow else 1) * (found.positions / 2) ** 0.5
-        made.append(Elimination(rows, torch.cholesky_inverse(torch.linalg.cholesky(h)), at))
+        elimination = Elimination(rows, torch.cholesky_inverse(torch.linalg.cholesky(h)), at)
+        made.append(_Part(elimination, torch.from_numpy(present), len(classes)))
     return made
 
 
@@ -110,14 +136,17 @@ def _root(square: Tensor) -> Tensor:
     return values.clamp_min(0).sqrt()[:, None] * vectors.T
 
 
-def _remove(parts: Sequence[Elimination], count: int) -> Scores:
+def _remove(parts: Sequence[_Part], count: int) -> Scores:
     """Remove all classes of a group, cheapest first; return what each cost."""
     left = torch.ones(count, dtype=torch.bool)
     scores = np.zeros(count)
     each = -(-count // STEPS)
     reached = 0.0
     while bool(left.any()):
-        losses = torch.stack([part.losses() for part in parts]).sum(0).masked_fill(~left, torch.inf)
+        losses = torch.zeros(count, dtype=torch.float64)
+        for part in parts:
+            part.add_losses(losses)
+        losses = losses.masked_fill(~left, torch.inf)
         chosen = losses.argsort(stable=True)[: min(each, int(left.sum()))]
         for one in chosen.tolist():
             reached = max(reached, float(losses[one]))
