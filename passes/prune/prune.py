@@ -235,6 +235,9 @@ class Prune(Pass):
 
         context = replace(self._context(opened.program, deps), choice=choice)
         scores = score_classes(context, self.criterion, normalize)
+        if len(scores) > 1 and scores.min() == scores.max():
+            alike = f"criterion '{self.criterion}' tells no channel from another: they go from the last to the first"
+            notes.append(Remark(RemarkKind.MISSED, self.name, "", alike))
         if subsets is not None:
             scores = subsets.seen_from_the_front(scores, add=estimates_loss)
         selection = select(scores)

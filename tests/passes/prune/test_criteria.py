@@ -130,6 +130,18 @@ def test_what_went_is_on_record_and_needs_no_data_again(options: dict[str, Any])
     assert str(second.program.graph) == str(first.program.graph)
 
 
+def test_a_criterion_that_says_nothing_is_told() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)).eval()
+    told = [r.reason for r in Prune(ratio=0.5).run(trace(module, torch.zeros(1, 3, 4, 4))).remarks]
+    assert not any("tells no channel from another" in reason for reason in told)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    told = [r.reason for r in Prune(ratio=0.5).run(trace(module, torch.zeros(1, 3, 4, 4))).remarks]
+    assert "criterion 'l2' tells no channel from another: they go from the last to the first" in told
+
+
 def test_progress_reaches_the_criterion() -> None:
     told: list[str] = []
     Prune(ratio=0.5, criterion="fisher", data=batches("plain"), progress=told.append).run(program_of("plain"))
