@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,39 +64,38 @@ def open_data(
         SourceError: There are none, they are not labelled, or nothing says what to test on.
         OptionError: The preprocessing cannot be read, or does not fit.
     """
-    how = Preprocess.parse(preprocess) if preprocess is not None else None
-    if data in examples.names():
-        train, test = _example(data, limit, seed)
-    elif (folder := cifar.find(data)) is not None:
-        chosen = how or default_for(model.spec, model.shapes[0], image_size=(32, 32))
-        train, test = (_cifar(folder, chosen, part, limit if part else None, seed) for part in (True, False))
-    else:
-        first, second = _folders(data, val)
-        chosen = how or default_preprocess(first, spec=model.spec, input_shape=model.shapes[0])
-        size = (model.shapes[0][2], model.shapes[0][3])
-        train, test = _files(first, chosen, size, limit, seed), _files(second, chosen, size, None, seed)
-        if train.classes != test.classes:
-            odd = sorted(set(train.classes) ^ set(test.classes))
-            raise SourceError(
-                f"the images to train and to test on have different classes: {', '.join(odd[:5])}",
-                where=f"{first}, {second}",
-                hint="give both folders the same class folders",
-            )
+    opened = _opener(model, data, val, preprocess, seed)
+    train, test = opened(True, limit), opened(False, None)
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise SourceError(
+            f"the images to train and to test on have different classes: {', '.join(odd[:5])}",
+            where=f"{train.name}, {test.name}",
+            hint="give both folders the same class folders",
+        )
     spec = {"data": data, "val": val, "preprocess": str(train.preprocess), "limit": limit, "seed": seed}
     return Data(train, test, {**spec, "images": len(train), "test_images": len(test), "classes": len(train.classes)})
 
 
 def open_training(model: ModelInput, data: str, *, preprocess: str | None = None, seed: int = 0) -> Split:
     """Open all images to train on, and no others; see :func:`open_data`."""
+    return _opener(model, data, data, preprocess, seed)(True, None)
+
+
+def _opener(
+    model: ModelInput, data: str, val: str | None, preprocess: str | None, seed: int
+) -> Callable[[bool, int | None], Split]:
+    """Return what opens so many images, to train on or not."""
     how = Preprocess.parse(preprocess) if preprocess is not None else None
     if data in examples.names():
-        return _example(data, None, seed)[0]
+        return lambda train, limit: _example(data, limit, seed)[0 if train else 1]
     if (folder := cifar.find(data)) is not None:
         chosen = how or default_for(model.spec, model.shapes[0], image_size=(32, 32))
-        return _cifar(folder, chosen, True, None, seed)
-    first, _ = _folders(data, val=data)
-    chosen = how or default_preprocess(first, spec=model.spec, input_shape=model.shapes[0])
-    return _files(first, chosen, (model.shapes[0][2], model.shapes[0][3]), None, seed)
+        return lambda train, limit: _cifar(folder, chosen, train, limit, seed)
+    first, second = _folders(data, val)
+    fitting = how or default_preprocess(first, spec=model.spec, input_shape=model.shapes[0])
+    size = (model.shapes[0][2], model.shapes[0][3])
+    return lambda train, limit: _files(first if train else second, fitting, size, limit, seed)
 
 
 def some(labels: torch.Tensor, limit: int | None, seed: int) -> torch.Tensor:
