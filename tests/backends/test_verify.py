@@ -12,7 +12,7 @@ import secateur
 from secateur.backends import inputs, tables, weights_file
 from secateur.backends.calibration import open_for
 from secateur.backends.verify import verify
-from secateur.compiler.errors import ArtefactError, ProofError, SourceError
+from secateur.compiler.errors import ArtefactError, CompilerError, ProofError, SourceError
 from support.small import Residual
 
 
@@ -148,6 +148,16 @@ def test_what_was_fitted_may_come_out_a_little_different(tmp_path: Path) -> None
     assert "with other threads or on another machine" in shown.get()
     perturbed(made, 0.5)
     with pytest.raises(ProofError, match="is not what the pipeline makes of the original: outputs differ by"):
+        verify(made)
+
+
+def test_another_type_is_no_drift(tmp_path: Path) -> None:
+    made = fitted(tmp_path / "made", "prune{ratio=0.3},reconstruct,fold-bn")
+    perturbed(made, 1e-5)
+    file = made / "model.safetensors"
+    weights = weights_file.read(file)
+    weights_file.save({**weights, "fc.bias": weights["fc.bias"].double()}, file)
+    with pytest.raises(CompilerError):
         verify(made)
 
 
