@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -89,6 +90,12 @@ def checks(records: Sequence[Json]) -> list[Check]:
     return found
 
 
+def place_of(head: Json, device: str) -> str:
+    """Say where a cell was pruned, measured and tuned."""
+    accelerator = "" if device == "cpu" else f", measured and tuned on {head['machine'].get('accelerator', device)}"
+    return f"pruned on {head['machine']['cpu']}{accelerator}, torch {head['versions']['torch']}"
+
+
 def mean_by_method(records: Sequence[Json], model: str, macs: float, figure: str) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for record in records:
@@ -103,6 +110,10 @@ def report(head: Mapping[str, Any], records: Sequence[Json]) -> list[str]:
     commits = sorted({f"{r['commit']} ({r['date'][:10]})" for r in records})
     if len(commits) > 1:
         lines += [f"Records come from several commits: {', '.join(commits)}.", ""]
+    # Earlier records do not say where; they are from the machine of the header.
+    places = Counter(r.get("on") or place_of(dict(head), "cpu") for r in records)
+    if len(places) > 1:
+        lines += ["Cells:", "", *(f"- {count} {place}" for place, count in sorted(places.items())), ""]
     lines += [
         LEGEND.format(
             count=head["count"],
@@ -160,7 +171,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1024, help="training images to prune with")
     parser.add_argument("--tune", action=argparse.BooleanOptionalAction, default=True, help="fine-tune, too")
     parser.add_argument("--resume", action="store_true", help="run only what is not on record")
-    parser.add_argument("--workers", type=int, choices=(1, 2), default=1, help="processes, one thread each")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, one thread each")
+    parser.add_argument("--device", default="cpu", help="where networks are measured and tuned; pruned on the CPU")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="weights and images")
     parser.add_argument("--adapted", type=Path, default=ROOT / "build/adapted", help="weights that were adapted here")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results are written")
@@ -182,6 +194,7 @@ def main() -> int:
         print("needs torch-pruning (pip install torch-pruning), or --methods without it", file=sys.stderr)
         return 2
     head = header(1, "torch-pruning") | {"count": options.count, "seeds": options.seeds}
+    on = place_of(head, options.device)
     head["adapted"] = sorted(set(published) & set(models))
     path = options.out / f"{NAME}.json"
     known: list[Json] = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
@@ -213,7 +226,7 @@ def main() -> int:
         nonlocal done
         with lock:
             done += 1
-            records[key_of(record)] = {**record, **provenance()}
+            records[key_of(record)] = {**record, **provenance(), "on": on}
             figures = record.get("failed") or f"{record['top1']:.2f} {record.get('tuned', float('nan')):.2f}"
             print(f"[{done}/{total}] {job_text(record)}: {figures}", file=sys.stderr, flush=True)
             head["wall_minutes"] = round((time.perf_counter() - begin) / 60, 1)
@@ -224,7 +237,8 @@ def main() -> int:
         images = unpack(options.data, Path(folder))
 
         def worker(model: str, file: Path) -> list[str]:
-            return [sys.executable, str(WORKER), model, "--images", str(images), "--weights", str(file)]
+            where = ["--images", str(images), "--weights", str(file), "--device", options.device]
+            return [sys.executable, str(WORKER), model, *where]
 
         missing = [name for name in published if name in models and jobs[name] and not weights[name].exists()]
 

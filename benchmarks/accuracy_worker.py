@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -105,55 +106,65 @@ class Job:
 class Bench:
     """One network with the images to prune, tune and measure it on."""
 
-    def __init__(self, name: str, weights: Path, images: Path, count: int, test: int | None, tune: bool) -> None:
-        """Build the model and read the test images."""
+    def __init__(self, name: str, weights: Path, images: Path, count: int, device: str) -> None:
+        """Build the model and read the test images; all is pruned on the CPU, measured and tuned on the device."""
         import torch
 
         from secateur.compiler.capture import trace
 
-        self.name, self.images, self.count = name, images, count
+        self.name, self.images, self.count, self.device = name, images, count, device
         self.measured: dict[str, float] = {}
         announce("reading images")
-        self.test = self._open("test", test, 0)
-        self.tuning = self._open("train", TUNE.images, 1234) if tune else []
+        self.test = self._open("test", None, 0, device)
         self.model = cifar_resnet(weights)
         self.program = trace(self.model, torch.zeros(CIFAR_INPUT))
-        self.dense = self.accuracy(self.model)
+        self.dense = self.accuracy(self.placed(self.model))
 
-    def _open(self, split: str, limit: int | None, seed: int) -> Batches:
+    @cached_property
+    def tuning(self) -> Batches:
+        """The images of the short fine-tune."""
+        return self._open("train", TUNE.images, 1234, self.device)
+
+    def _open(self, split: str, limit: int | None, seed: int, device: str = "cpu") -> Batches:
         from secateur.compiler.data.images import open_images
         from secateur.compiler.data.preprocess import Preprocess
 
         how = Preprocess(mean=MEAN, std=STD)
         folder = str(self.images / split)
         found = open_images(folder, preprocess=how, labelled=True, limit=limit, seed=seed, batch_size=BATCH)
-        return [(images, labels) for images, labels in found if labels is not None]
+        return [(images.to(device), labels.to(device)) for images, labels in found if labels is not None]
 
-    def accuracy(self, module: nn.Module) -> float:
-        """Return top-1 in percent."""
+    def placed(self, module: nn.Module) -> nn.Module:
+        """Return a copy where it is measured and tuned."""
         import torch
 
-        cast("Any", module.eval()).to(memory_format=torch.channels_last)
+        return cast("Any", copy.deepcopy(module)).to(self.device, memory_format=torch.channels_last)
+
+    def accuracy(self, module: nn.Module) -> float:
+        """Return top-1 in percent of a network that is placed."""
+        import torch
+
+        module.eval()
         with torch.inference_mode():
             right = sum(int((module(images).argmax(1) == labels).sum()) for images, labels in self.test)
         return 100.0 * right / sum(len(labels) for _, labels in self.test)
 
-    def accuracy_once(self, module: nn.Module) -> float:
+    def accuracy_once(self, module: nn.Module, key: str) -> float:
         """Return top-1 in percent, once for networks that are the same: without images, those of all seeds are."""
-        key = fingerprint(module)
         if key not in self.measured:
             self.measured[key] = self.accuracy(module)
         return self.measured[key]
 
-    def run(self, job: Job) -> Json:
+    def run(self, job: Job, *, tune: bool) -> Json:
         """Prune, measure, fine-tune, measure."""
         announce(f"{job}: pruning")
         begin = time.process_time()  # of one thread, so that it does not matter what else the machine does
         data = self._open("train", self.count, job.seed)
         prune = self._by_torch_pruning if job.method.startswith(TP) else self._by_secateur
-        module, macs = prune(job, data)
+        pruned, macs = prune(job, data)
         seconds = time.process_time() - begin
         announce(f"{job}: measuring")
+        module = self.placed(pruned)
         record: Json = {
             "model": self.name,
             "method": job.method,
@@ -163,14 +174,14 @@ class Bench:
             "images": self.count,
             "test_images": sum(len(labels) for _, labels in self.test),
             "dense": self.dense,
-            "top1": self.accuracy_once(module),
+            "top1": self.accuracy_once(module, fingerprint(pruned)),
             "seconds": round(seconds, 1),
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
-        if self.tuning:
+        if tune:
             announce(f"{job}: fine-tuning")
-            begin = time.process_time()
-            train(module, self.tuning, job.seed, TUNE)
+            tuning, begin = self.tuning, time.process_time()
+            train(module, tuning, job.seed, TUNE)
             record |= {"tuned": self.accuracy(module), "tune_seconds": round(time.process_time() - begin, 1)}
             record["recipe"] = asdict(TUNE)
         return record
@@ -179,12 +190,12 @@ class Bench:
         """Train on the training images and write the weights, whole or not at all."""
         import torch
 
-        images = self._open("train", ADAPT.images, 0)
-        train(self.model, images, 0, ADAPT)
-        announce(f"adapted: {self.dense:.2f} became {self.accuracy(self.model):.2f} %")
+        module = self.placed(self.model)
+        train(module, self._open("train", ADAPT.images, 0, self.device), 0, ADAPT)
+        announce(f"adapted: {self.dense:.2f} became {self.accuracy(module):.2f} %")
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        torch.save(self.model.state_dict(), partial)
+        torch.save(module.cpu().state_dict(), partial)
         partial.replace(file)
 
     def _by_secateur(self, job: Job, data: Batches) -> tuple[nn.Module, float]:
@@ -279,7 +290,7 @@ def macs_of(module: nn.Module) -> int:
 
 
 def train(module: nn.Module, data: Batches, seed: int, recipe: Recipe) -> None:
-    """Train for a short while, in place."""
+    """Train for a short while, in place, where the data are."""
     import torch
     from torch.nn import functional as F
 
@@ -296,11 +307,11 @@ def train(module: nn.Module, data: Batches, seed: int, recipe: Recipe) -> None:
     module.train()
     for _ in range(recipe.epochs):
         order = torch.randperm(len(images), generator=generator)
-        for chosen in order.split(recipe.batch):
+        for chosen in order.to(images.device).split(recipe.batch):
             if len(chosen) < recipe.batch:
                 continue
             batch = images[chosen]
-            flip = torch.rand(len(batch), 1, 1, 1, generator=generator) < 0.5
+            flip = (torch.rand(len(batch), 1, 1, 1, generator=generator) < 0.5).to(images.device)
             batch = torch.where(flip, batch.flip(3), batch)
             dy, dx = torch.randint(0, 9, (2,), generator=generator).tolist()
             batch = F.pad(batch, (4, 4, 4, 4))[:, :, dy : dy + 32, dx : dx + 32]
@@ -320,20 +331,21 @@ def main() -> None:
     parser.add_argument("--adapt", type=Path, metavar="FILE", help="train on the images, and write the weights there")
     parser.add_argument("--job", action="append", default=[], metavar="METHOD@MACS@SEED")
     parser.add_argument("--count", type=int, default=1024, help="training images to prune with")
-    parser.add_argument("--test", type=int, help="test images, by default all")
     parser.add_argument("--tune", action="store_true", help="fine-tune, too")
+    parser.add_argument("--device", default="cpu", help="where networks are measured and tuned")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     import torch
 
     torch.set_num_threads(1)
-    bench = Bench(options.model, options.weights, options.images, options.count, options.test, options.tune)
+    torch.backends.cudnn.allow_tf32 = False  # float32 everywhere, so that devices compare
+    bench = Bench(options.model, options.weights, options.images, options.count, options.device)
     if options.adapt is not None:
         bench.adapt(options.adapt)
     for text in options.job:
         job = Job.parse(text)
         try:
-            record = bench.run(job)
+            record = bench.run(job, tune=options.tune)
         except Exception as error:
             failed = portable(f"{type(error).__name__}: {error}").partition("\n")[0][:300]
             record = {"model": options.model, "method": job.method, "macs": job.macs, "seed": job.seed}

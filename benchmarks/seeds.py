@@ -50,6 +50,7 @@ LATER = "--lr 0.01 --schedule cosine"
 RECIPES: tuple[tuple[str, float, tuple[str, ...]], ...] = (
     ("slimming-vgg19", 0.075, ("--batch-size", "128", *FAST)),  # 12 epochs a stage
     ("slimming-*", 0.044, ("--batch-size", "256", *FAST)),  # 7 epochs a stage
+    ("soft-*", 0.08, ("--batch-size", "256", "--least-epochs", "24", *FAST, "--later", LATER)),  # twice 24 epochs
     ("*", 0.08, ("--batch-size", "256", "--least-epochs", "6", *FAST, "--later", LATER)),  # 24 epochs, then 6
 )
 """Pattern, share of the paper's epochs, and other numbers; the first that matches is taken."""
