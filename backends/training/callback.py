@@ -69,5 +69,5 @@ class Callback:
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Take back what :meth:`state` returned, on the network's device."""
         del state

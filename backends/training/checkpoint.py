@@ -126,13 +126,15 @@ def unpack(
         module.load_state_dict(_below(state, "model."))
     except RuntimeError as error:
         raise OptionError("the checkpoint is of another network", hint="--force begins anew") from error
-    entries: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
     for name, value in _below(state, "optimizer.").items():
         index, _, key = name.partition(".")
-        entries.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+        moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    device = next(module.parameters()).device  # files are read to the CPU, and only modules and optimizers look
     for place, callback in enumerate(callbacks):
-        callback.load_state(_below(state, f"callback.{place}."))
+        entries = _below(state, f"callback.{place}.")
+        callback.load_state({name: tensor.to(device) for name, tensor in entries.items()})
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -165,7 +165,7 @@ class SoftPruning(Callback):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take it back."""
-        self.gone = state["gone"].numpy().astype(np.bool_) if "gone" in state else None
+        self.gone = state["gone"].cpu().numpy().astype(np.bool_) if "gone" in state else None
         self.saved = {n.removeprefix("saved."): t.clone() for n, t in state.items() if n.startswith("saved.")}
 
 

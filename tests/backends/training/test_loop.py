@@ -1,6 +1,7 @@
 """The loop: it learns, it resumes to the same bits, and says early what is wrong."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.backends.training.callback import Callback, Run
-from secateur.backends.training.checkpoint import Checkpoints
+from secateur.backends.training.checkpoint import Checkpoints, pack, unpack
 from secateur.backends.training.data import Data
 from secateur.backends.training.loop import History, fit, make_optimizer
 from secateur.backends.training.recipe import Recipe
@@ -97,6 +98,25 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, killed: int, op
     assert found.best == wanted.best
     assert same(resumed, whole)
     assert told == [1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:.*meta parameter")
+def test_what_callbacks_take_back_lies_where_the_network_does() -> None:
+    class Keeping(Callback):
+        def __init__(self) -> None:
+            self.kept: Mapping[str, Tensor] = {"mean": torch.zeros(2)}
+
+        def state(self) -> Mapping[str, Tensor]:
+            return self.kept
+
+        def load_state(self, state: Mapping[str, Tensor]) -> None:
+            self.kept = state
+
+    module, callback = network(), Keeping()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    state = pack(module, optimizer, [callback])
+    unpack(state, module.to("meta"), optimizer, [callback])  # stands for an accelerator
+    assert callback.kept["mean"].device.type == "meta"
 
 
 def test_the_callers_random_numbers_are_left_alone() -> None:
