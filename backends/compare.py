@@ -2,14 +2,14 @@
 
 Every pipeline compiles the same dense model; what comes out is measured on the same images. A pipeline that cannot be
 carried out (a budget out of reach) is a row with its reason. No proofs are made: ``secateur compile`` makes them.
+With a file, a comparison that was stopped goes on where it was, and candidates can be added to one that ended.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from time import perf_counter
@@ -23,67 +23,22 @@ from ..compiler.program import Program
 from ..compiler.spec import PassSpec, PipelineSpec, parse
 from ..passes.pipeline import PassPipeline
 from .calibration import open_for
+from .comparison import Comparison, Row, read, write
 from .compile import equip
 from .inputs import ModelInput
 from .language import CALIBRATION_IMAGES
 from .plots import Panel, Series, chart
-from .quality import Judge, Quality, open_judged
+from .quality import Judge, checksum, open_judged
+from .standing import insist_on
 
 CRITERIA: Final = ("l2", "fpgm", "taylor")
 """Compared by default."""
 BUDGETS: Final = frozenset({"macs", "params", "bytes", "latency", "ratio"})
 """Options of prune that say how much stays: pipelines that differ in them alone are points of one line."""
+_SAME: Final = 1e-5
+"""Relative and absolute, of losses and entropies over the same images."""
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of one pipeline. Figures are ``None`` if it could not be carried out."""
-
-    series: str
-    """The pipeline without its budgets."""
-    pipeline: str
-    macs: float | None = None
-    """Fraction of the multiply-accumulates that stayed."""
-    params: float | None = None
-    """Fraction of the parameters that stayed."""
-    top1: float | None = None
-    """In percent: accuracy, or agreement with the dense model."""
-    loss: float | None = None
-    """In nats: cross-entropy, or KL divergence from the dense model."""
-    seconds: float | None = None
-    """That the passes took."""
-    reason: str = ""
-    """Why there are no figures."""
-    notes: tuple[str, ...] = ()
-    """What the passes had to say about the whole of it."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All pipelines, the most accurate first, those that failed last."""
-
-    dense: Quality
-    images: int
-    labelled: bool
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-    """What a reader of the figures has to know."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON."""
-        return asdict(self)
-
-    def to_csv(self) -> str:
-        """Return the rows as CSV, the dense model's first."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Row)])
-        for row in (Row("dense", "", 1.0, 1.0, self.dense.top1, self.dense.loss, 0.0), *self.rows):
-            cells = {**asdict(row), "notes": "; ".join(row.notes)}
-            writer.writerow(["" if cell is None else cell for cell in cells.values()])
-        return text.getvalue()
 
 
 def grid(criteria: Iterable[str], scopes: Iterable[str], macs: Iterable[float], behind: str = "") -> list[str]:
@@ -109,6 +64,7 @@ def compare(
     *,
     data: Iterable[Any] | None = None,
     file: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
     progress: Progress = lambda text: None,
 ) -> Comparison:
     """Run and measure every pipeline.
@@ -118,31 +74,68 @@ def compare(
         judge: Measures.
         pipelines: As text; each is run once.
         data: Calibration batches for criteria and passes that want some.
-        file: CSV, written anew after every pipeline, so that nothing is lost if the run is stopped.
+        file: CSV (see :mod:`.comparison`), written anew after every pipeline. What it holds already is not run again,
+            unless it failed, and is part of what is returned.
+        about: What else the file should record, and insist on when it is resumed: JSON.
         progress: Told which pipeline is running, and how many are left.
 
     Raises:
         PipelineSyntaxError: A pipeline cannot be read.
-        OptionError: It names a pass, a criterion or an option that does not exist; or there is no pipeline.
+        OptionError: It names a pass, a criterion or an option that does not exist; there is no pipeline; or the file is
+            of other settings.
     """
     passes = {text: PassPipeline.parse(text) for text in pipelines}  # all of them, before the first one runs
     if not passes:
         raise OptionError("there is nothing to compare", hint="--criteria l2,fpgm or --pipeline 'prune{macs=0.5}'")
-    found = Comparison(judge.dense, len(judge.images), judge.labelled, ())
-    for number, (text, pipeline) in enumerate(passes.items(), start=1):
-        what = f"pipeline {number} of {len(passes)}: {text}"
+    settings = {
+        **(about or {}),
+        "images": len(judge.images),
+        "loss": "cross-entropy" if judge.labelled else "KL divergence from the dense model",
+        "weights_sha256": checksum(program.tensors()),
+        "dense": {**asdict(judge.dense), "entropy": judge.entropy},
+    }
+    path = None if file is None else Path(file).expanduser()
+    rows = [] if path is None else _standing(path, settings)
+    found = Comparison(judge.dense, len(judge.images), judge.labelled, tuple(sorted(rows, key=_rank)))
+    known = {row.pipeline for row in rows}
+    left = {text: pipeline for text, pipeline in passes.items() if text not in known}
+    for number, (text, pipeline) in enumerate(left.items(), start=1):
+        what = f"pipeline {number} of {len(left)}: {text}"
         progress(what)
         row = _row(program, judge, text, equip(pipeline, data, lambda text: None), what)
         found = replace(found, rows=tuple(sorted((*found.rows, row), key=_rank)))
-        if file is not None:
-            Path(file).expanduser().write_text(found.to_csv(), encoding="utf-8", newline="")
+        if path is not None:
+            write(found.to_csv(settings), path)
     return found
+
+
+def _standing(path: Path, settings: Mapping[str, Any]) -> list[Row]:
+    """Return what a file holds of pipelines that could be carried out.
+
+    Raises:
+        OptionError: It holds something else, or was measured with other settings or on other images.
+    """
+    if not path.exists():
+        return []
+    before, rows = read(path)
+    insist_on(before, settings, str(path))
+    # Images are told by what the dense model makes of them; its outputs depend a little on the number of threads.
+    was, now = before["dense"], settings["dense"]
+    if not all(math.isclose(was[key], now[key], rel_tol=_SAME, abs_tol=_SAME) for key in ("loss", "entropy")):
+        raise OptionError(
+            f"the file was measured on other images: the dense model's loss was {was['loss']:.6g} and is "
+            f"{now['loss']:.6g}, the entropy of its answers {was['entropy']:.6g} and {now['entropy']:.6g}",
+            where=str(path),
+            hint="name another file",
+        )
+    return [row for row in rows if not row.reason]
 
 
 def study(
     model: ModelInput,
     pipelines: Sequence[str],
     *,
+    name: str = "",
     data: str,
     calibration: str | None = None,
     preprocess: str | None = None,
@@ -159,6 +152,7 @@ def study(
     Args:
         model: What is pruned.
         pipelines: As text.
+        name: What the file calls the model; by default as its class is called.
         data: Images to measure on: test images where an example has some.
         calibration: Images to calibrate on, training images where an example has some; by default as ``data``.
         preprocess: As text; by default what the model's weights ask for.
@@ -167,7 +161,7 @@ def study(
         labels: Whether to use the labels that the data have.
         threads: Of torch, while it measures.
         seed: Of the choice of images.
-        file: CSV.
+        file: CSV, resumed if it is there.
         progress: Told what is done.
 
     Raises:
@@ -181,7 +175,17 @@ def study(
     progress(f"tracing {model.class_name}")
     program = trace(model.module, model.example_inputs(), name=model.class_name)
     judge = Judge(program, opened.images, threads=threads, progress=progress)
-    found = compare(program, judge, pipelines, data=batches, file=file, progress=progress)
+    about = {
+        "model": name or model.class_name,
+        "inputs": [list(shape) for shape in model.shapes],
+        "data": data,
+        "preprocess": opened.preprocess,
+        "unlabelled": opened.unlabelled,
+        "calibration": source,
+        "calibration_limit": calibration_limit,
+        "seed": seed,
+    }
+    found = compare(program, judge, pipelines, data=batches, file=file, about=about, progress=progress)
     notes: list[str] = []
     if opened.unlabelled:
         notes.append(f"without labels ({opened.unlabelled}): compared with the dense model's own answers")

@@ -208,7 +208,7 @@ def _add_compare(sub: ArgumentParser) -> None:
     )
     sub.add_argument("--macs", metavar="LIST", type=_fractions, default=[0.7, 0.5], help="kept (default: 0.7,0.5)")
     sub.add_argument("--pipeline", metavar="TEXT", action="append", default=[], help="another candidate; repeatable")
-    sub.add_argument("-o", "--output", metavar="FILE.csv", type=Path, help="the table as CSV")
+    sub.add_argument("-o", "--output", metavar="FILE.csv", type=Path, help="the table as CSV; resumed if it is there")
 
 
 def _add_scores(sub: ArgumentParser) -> None:

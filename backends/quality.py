@@ -171,6 +171,15 @@ class Judge:
                 loss -= float(log_q.gather(1, labels[:, None]).sum())
         return Quality(100 * right / len(self.images), loss / len(self.images))
 
+    @property
+    def entropy(self) -> float:
+        """Mean entropy of the dense model's answers in nats: differs where images do, with labels or without."""
+        found = 0.0
+        for logits in self._dense:
+            log_p = _log_softmax(logits)
+            found -= float((log_p.exp() * log_p).sum())
+        return found / len(self.images)
+
     def checksum(self) -> str:
         """Return the SHA-256 of the prepared images and their labels."""
         return checksum(

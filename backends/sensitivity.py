@@ -10,7 +10,6 @@ Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from .compile import equip
 from .inputs import ModelInput
 from .plots import Panel, Series, chart
 from .quality import Images, Judge, Quality, checksum, open_judged
+from .standing import insist_on
 from .training.retrain import LR, Retraining
 
 RATIOS: Final = (0.1, 0.25, 0.5, 0.75)
@@ -290,20 +290,7 @@ def _standing(path: Path, settings: Mapping[str, Any]) -> Scan | None:
     if whole.count(b"\n") < 2 and content[: len(MARK)] == MARK.encode()[: len(content)]:
         return None
     found = parse(whole, str(path))
-    # Through JSON, as what is in the file went; the dense model's figures are results, not settings.
-    now = json.loads(json.dumps(settings))
-    keys = [key for key in dict.fromkeys([*found.settings, *now]) if key != "dense"]
-    changes = [
-        f"{key} was {_short(found.settings.get(key))} and is {_short(now.get(key))}"
-        for key in keys
-        if found.settings.get(key) != now.get(key)
-    ]
-    if changes:
-        raise OptionError(
-            f"the file was measured with other settings: {', '.join(changes)}",
-            where=str(path),
-            hint="ask for the same again, or name another file",
-        )
+    insist_on(found.settings, settings, str(path))
     return found
 
 
@@ -314,11 +301,6 @@ def _tidy(path: Path, settings: Mapping[str, Any], *, new: bool) -> None:
         return
     with path.open("r+b") as stream:
         stream.truncate(len(complete_lines(stream.read())))
-
-
-def _short(value: object) -> str:
-    text = "nothing" if value in (None, "") else str(value)
-    return text if len(text) <= 40 else text[:12] + "..."
 
 
 def plot(found: Scan) -> str:

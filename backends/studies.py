@@ -65,6 +65,7 @@ def run(arguments: Namespace, model: ModelInput, progress: Progress) -> Study:
     found = compare.study(
         model,
         [*combined, *arguments.pipeline],
+        name=arguments.model,
         calibration=arguments.calibration,
         file=arguments.output,
         **images,

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..passes.prune.sensitivity import Row, Scan
-from .compare import Comparison
+from .comparison import Comparison
 from .scores import LOW, Ranking, steepest
 from .tables import LONGEST
 

@@ -2,18 +2,21 @@
 
 import csv
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from secateur.backends import inputs
-from secateur.backends.compare import Comparison, Row, compare, grid, plot, study
+from secateur.backends.compare import compare, grid, plot, study
+from secateur.backends.comparison import Comparison, Row
 from secateur.backends.quality import Judge, Quality, open_judged
 from secateur.compiler.cost import measure
 from secateur.compiler.errors import OptionError, PipelineSyntaxError
 from secateur.passes.prune.prune import Prune
-from support.judged import judge, program
+from support.judged import images, judge, program
 from support.small import captured
 
 DENSE = Quality(90.0, 0.25)
@@ -80,7 +83,7 @@ def test_mistakes_are_told_before_anything_runs() -> None:
     assert texts == []
 
 
-def test_the_file_holds_what_was_measured_so_far(tmp_path: Path) -> None:
+def test_a_comparison_that_was_stopped_goes_on_and_candidates_can_be_added(tmp_path: Path) -> None:
     dense, file = program(), tmp_path / "x.csv"
 
     def kill(text: str) -> None:
@@ -90,12 +93,68 @@ def test_the_file_holds_what_was_measured_so_far(tmp_path: Path) -> None:
     pipelines = grid(["l1"], ["uniform"], [0.9, 0.8, 0.7])
     with pytest.raises(KeyboardInterrupt):
         compare(dense, judge(dense), pipelines, file=file, progress=kill)
-    rows = list(csv.DictReader(io.StringIO(file.read_text())))
-    assert rows[0]["series"] == "dense"
-    assert {row["pipeline"] for row in rows[1:]} == set(pipelines[:2])
-    found = compare(dense, judge(dense), pipelines, file=file)
-    rows = list(csv.DictReader(io.StringIO(file.read_text())))
-    assert [float(row["loss"]) for row in rows] == [found.dense.loss, *(row.loss for row in found.rows)]
+    before = table(file)
+    assert before[0]["series"] == "dense"
+    assert {row["pipeline"] for row in before[1:]} == set(pipelines[:2])
+    told: list[str] = []
+    found = compare(dense, judge(dense), pipelines, file=file, progress=told.append)
+    assert told == [f"pipeline 1 of 1: {pipelines[2]}"]
+    assert [float(row["loss"]) for row in table(file)] == [found.dense.loss, *(row.loss for row in found.rows)]
+    whole = compare(dense, judge(dense), pipelines)
+    assert [replace(row, seconds=0.0) for row in found.rows] == [replace(row, seconds=0.0) for row in whole.rows]
+    found = compare(dense, judge(dense), ["prune{ratio=0.5},reestimate-bn"], file=file, progress=told.append)
+    assert len(told) == 2
+    assert {row.pipeline for row in found.rows} == {*pipelines, "prune{ratio=0.5},reestimate-bn"}
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(file.read_text().partition("\n")[2])))
+
+
+def test_what_failed_is_run_again_and_notes_are_read_back(tmp_path: Path) -> None:
+    dense, file = program(), tmp_path / "x.csv"
+    judged, told = judge(dense), list[str]()
+    pipelines = ["prune{macs=0.7}", "prune{macs=0.7},reestimate-bn"]
+    rows = compare(dense, judged, pipelines, file=file).rows
+    assert [row.reason == "" for row in rows] == [True, False]
+    batches = [batch for batch, _ in judged.batches]
+    found = compare(dense, judged, pipelines, file=file, data=batches, progress=told.append).rows
+    assert told == [f"pipeline 1 of 1: {pipelines[1]}"]
+    assert any(row.notes for row in found)
+    assert compare(dense, judged, pipelines, file=file, data=batches, progress=told.append).rows == found
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("my notes\n", "this is no file of secateur compare"),
+        ("# secateur comparison {}\nHEAD\n", "the settings cannot be read"),
+        ("# secateur comparison GOOD\nHEAD\nprune,x,one,,,,,,\n", "this is no row: 'prune,x,one,,,,,,'"),
+        ("# secateur comparison GOOD\nHEAD\nprune,x\n", "line 3"),
+    ],
+)
+def test_other_files_are_left_alone(tmp_path: Path, content: str, error: str) -> None:
+    dense, file = program(), tmp_path / "x.csv"
+    good = '{"format": 1, "dense": {"top1": 1.0, "loss": 1.0, "entropy": 1.0}}'
+    head = "series,pipeline,macs,params,top1,loss,seconds,reason,notes"
+    text = content.replace("GOOD", good).replace("HEAD", head)
+    file.write_text(text)
+    with pytest.raises(OptionError, match=re.escape(error)):
+        compare(dense, judge(dense), ["prune{ratio=0.5}"], file=file)
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_other_settings_and_other_images_are_refused(tmp_path: Path, labelled: bool) -> None:
+    dense, file = program(), tmp_path / "x.csv"
+    compare(dense, judge(dense, labelled=labelled), ["prune{ratio=0.5}"], file=file, about={"seed": 0})
+    with pytest.raises(OptionError, match="seed was 0 and is 1"):
+        compare(dense, judge(dense, labelled=labelled), ["prune{ratio=0.5}"], file=file, about={"seed": 1})
+    given = images(labelled=labelled)
+    twisted = tuple(replace(item, read=lambda item=item: -item.read()) for item in given.items)
+    with pytest.raises(OptionError, match="measured on other images"):
+        compare(dense, Judge(dense, replace(given, items=twisted)), ["prune{ratio=0.5}"], file=file, about={"seed": 0})
 
 
 def rows(*pipelines: str) -> tuple[Row, ...]:

@@ -45,7 +45,7 @@ def test_compare_has_a_grid_or_pipelines_or_both(capsys: pytest.CaptureFixture[s
     assert (code, err) == (0, "")
     assert "prune{macs=0.9 criterion=l1 scope=uniform},fold-bn" in out
     assert "failed" in out
-    assert len(file.read_text().splitlines()) == 5
+    assert len(file.read_text().splitlines()) == 6
     assert "<title>" in picture.read_text()
     code, out, err = run(capsys, *command, "--pipeline", "prune{ratio=0.1}", "--json")
     assert (code, err) == (0, "")
