@@ -55,7 +55,7 @@ class Compensation(Pass):
         if self.data is None:
             raise OptionError(
                 f"{self.name} measures what layers give on calibration data, and none were given",
-                hint="give calibration images: --data DIR (Python: compile(..., data=batches))",
+                hint="give calibration images: --data DIR (Python: compile(..., data=batches)); absorb needs none",
             )
         return [
             tuple(x.to(spec.dtype) for x, spec in zip(batch.inputs, program.inputs, strict=True))

@@ -260,7 +260,7 @@ class Prune(Pass):
             raise OptionError(
                 f"criterion '{self.criterion}' scores channels by what they do on data, and none were given",
                 hint="give calibration images: --data DIR (Python: compile(..., data=batches)); "
-                "l1, l2, fpgm and bn-scale need none",
+                "l1, l2, fpgm and bn-scale need none, nor does @data-free",
             )
         batches = read(self.data, program) if self.calibrates and self.data is not None else ()
         return Context(program, deps, batches, self.aggregate, self.seed, self.progress)
