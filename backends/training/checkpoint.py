@@ -2,7 +2,7 @@
 
     state.safetensors   weights, the optimizer's state, the callbacks' tensors
     best.safetensors    weights of the epoch with the best top-1
-    run.json            epoch, step, history, recipe, and what else was asked for
+    run.json            epoch, step, history, recipe, scale of the loss, and what else was asked for
 
 Each checkpoint is a folder of its own, complete before it gets its name; the one before it goes then. Random numbers
 need no place here: they are drawn from generators that are seeded anew in every epoch.

@@ -214,6 +214,7 @@ class _Loop:
                     hint="give the same options, or --force to begin anew",
                 )
         unpack(saved.state, self.run.module, self.run.optimizer, self.callbacks)
+        self.fabric.strategy.precision.load_state_dict(saved.record["scaling"])
         self.best = saved.best
         self.run.epoch, self.run.step = saved.record["epoch"], saved.record["step"]
         self.history = History(saved.record["history"], saved.record["best"], saved.record["before"])
@@ -267,8 +268,10 @@ class _Loop:
         loss = self.objective(self.forward(images), images, labels)
         run.optimizer.zero_grad()
         self.fabric.backward(loss)
+        self.fabric.strategy.precision.unscale_gradients(run.optimizer)  # callbacks see gradients as they are
         if recipe.clip is not None:
-            self.fabric.clip_gradients(self.forward, self.optimizer, max_norm=recipe.clip)
+            # In float16 some are infinite now and then, and the optimizer skips such a step.
+            nn.utils.clip_grad_norm_(run.module.parameters(), recipe.clip)
         for callback in self.callbacks:
             callback.before_step(run)
         self.optimizer.step()
@@ -351,6 +354,7 @@ class _Loop:
         last = self.run.epoch == self.recipe.epochs
         if self.fabric.is_global_zero and (last or self.checkpoints.due()):
             done = {"epoch": self.run.epoch, "step": self.run.step, "asked": self.record}
+            done["scaling"] = self.fabric.strategy.precision.state_dict()  # of the loss, in float16
             done |= {"history": self.history.epochs, "best": self.history.best, "before": self.history.dense}
             self.checkpoints.save(pack(self.run.module, self.run.optimizer, self.callbacks), self.best, done)
         self.fabric.barrier()

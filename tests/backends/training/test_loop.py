@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from secateur.backends.training.callback import Callback, Run
@@ -98,6 +101,51 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, killed: int, op
     assert found.best == wanted.best
     assert same(resumed, whole)
     assert told == [1, 2, 3, 4]
+
+
+def half(scale: float) -> Fabric:
+    """What ``16-mixed`` is on a GPU, on the CPU; the scale of the loss changes in every epoch."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=4)
+    return Fabric(accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+
+
+HALF = Recipe(epochs=4, batch_size=8, lr=0.05, precision="16-mixed")
+
+
+def test_in_float16_too_a_killed_run_continues_to_the_same_bits(tmp_path: Path) -> None:
+    whole, broken, resumed = network(), network(), network(seed=5)
+    first, last = half(256.0), half(16.0)
+    fit(whole, data(), HALF, fabric=first)
+    checkpoints = Checkpoints(tmp_path / "run")
+    with pytest.raises(KilledError):
+        fit(broken, data(), HALF, callbacks=[Killer(13)], fabric=half(256.0), checkpoints=checkpoints)
+    fit(resumed, data(), HALF, callbacks=[Killer(-1)], fabric=last, checkpoints=checkpoints)
+    assert same(resumed, whole)
+    assert last.strategy.precision.state_dict() == first.strategy.precision.state_dict()
+
+
+@pytest.mark.parametrize("clip", [None, 1e9])
+def test_callbacks_see_gradients_without_the_scale_of_the_loss(clip: float | None) -> None:
+    class Watching(Callback):
+        def __init__(self) -> None:
+            self.found: list[Tensor] = []
+
+        def before_step(self, run: Run) -> None:
+            if not self.found:
+                self.found = [p.grad.clone() for p in run.module.parameters() if p.grad is not None]
+
+    plain, scaled = Watching(), Watching()
+    fit(network(), data(), replace(RECIPE, epochs=1), callbacks=[plain])
+    fit(network(), data(), replace(HALF, epochs=1, clip=clip), callbacks=[scaled], fabric=half(256.0))
+    for a, b in zip(plain.found, scaled.found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)
+
+
+def test_a_scale_that_overflows_skips_steps_and_does_not_end_the_run() -> None:
+    fabric = half(2.0**24)
+    history = fit(network(), data(), replace(HALF, clip=1.0), fabric=fabric)
+    assert history.epochs[-1]["top1"] > 70
+    assert fabric.strategy.precision.state_dict()["scale"] < 2.0**24
 
 
 @pytest.mark.filterwarnings("ignore:.*meta parameter")
