@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +67,20 @@ def _training_flags(model: nn.Module, branched: list[str], mode: bool) -> Genera
     finally:
         for module, training in before:
             module.__dict__["training"] = training
+
+
+def _remembered(model: nn.Module) -> Callable[[], None]:
+    """Return what takes back all that ``forward`` leaves on modules: caches, in which values of a graph would stay."""
+    spaces = [module.__dict__ for module in model.modules()]
+    held = [value for space in spaces for value in space.values() if type(value) in (dict, list)]
+    before = [(holder, holder.copy()) for holder in (*spaces, *held)]
+
+    def take_back() -> None:
+        for holder, content in before:
+            holder.clear()
+            holder.update(content) if isinstance(holder, dict) else holder.extend(content)
+
+    return take_back
 
 
 class _Tracer(fx.Tracer):
@@ -133,9 +147,11 @@ class _SizedTracer(SizedTracing, _Tracer):
         self.sizes = iter(sizes)
 
     def computed(self, node: fx.Node) -> Pair:
-        """Return what is given for an input."""
+        """Return what is given for an input, and for the training flag."""
         if node.op == "placeholder":
             return next(self.sizes, (None, None))
+        if node.op == "get_attr" and node.target == TRAINING:
+            return False, False
         before = len(self.branched)
         pair = super().computed(node)
         del self.branched[before:]
@@ -170,8 +186,15 @@ def trace(
         CaptureError: The model cannot be traced, or does not accept these inputs.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    take_back = _remembered(model)
+    try:
+        return _traced(model, inputs, name)
+    finally:
+        take_back()
+
+
+def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None) -> Program:
     branched: list[str] = []
-    own_attributes = set(model.__dict__)
     graph, given_up = _trace_graph(model, inputs, branched)
     both = _with_training(model, inputs, graph) if branched else None
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
@@ -190,10 +213,7 @@ def trace(
         node.meta.pop("is_wrapped", None)
     program = expand(Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes)), model)
     eliminate_dead_code(program.graph, program.root)
-    program = replace(program, root=referenced_tree(program.root, program.graph))
-    for constant in set(model.__dict__) - own_attributes:  # fx stores literal tensors on the model it traces
-        delattr(model, constant)
-    return program
+    return replace(program, root=referenced_tree(program.root, program.graph))
 
 
 def _with_training(model: nn.Module, inputs: Sequence[torch.Tensor], evaluation: fx.Graph) -> fx.Graph | None:
@@ -225,15 +245,20 @@ def _trace_graph(
             else:
                 tracer = _Tracer(len(inputs), buffers=buffers)
             branched.clear()
-            with _training_flags(model, branched, mode), spread_sizes():
-                try:
+            take_back, own = _remembered(model), set(model.__dict__)
+            try:
+                with _training_flags(model, branched, mode), spread_sizes():
                     return _with_plain_result(tracer.trace(model)), notes
-                except CompilerError:
-                    raise
-                except Exception as error:
-                    found = _capture_error(model, tracer, error)
-                    found.__cause__ = error
-                    failed = found if failed is None or not sized else failed
+            except CompilerError:
+                raise
+            except Exception as error:
+                found = _capture_error(model, tracer, error)
+                found.__cause__ = error
+                failed = found if failed is None or not sized else failed
+            finally:  # but for literal tensors, which fx stores on the model
+                literals = {n: v for n, v in model.__dict__.items() if n not in own and isinstance(v, torch.Tensor)}
+                take_back()
+                model.__dict__.update(literals)
     assert failed is not None
     raise failed
 

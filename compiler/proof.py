@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from .auxiliary import as_graph, comparable
 from .errors import ProofError
 from .oracle import MaskedOriginal
 from .plan import Plan, index_tensor
+from .precision import float64_throughout
 from .program import InputSpec, Program, referenced_tree
 from .random_state import random_state
 from .shapes import infer
@@ -265,7 +265,7 @@ class _Rewritten(_Candidate):
 def _prove(original: Program, candidate: _Candidate, plan: Plan, seed: int, progress: Callable[[str], None]) -> Proof:
     generator = torch.Generator().manual_seed(seed)
     check = _Check(original, plan, generator, progress)
-    with torch.no_grad(), default_float64():
+    with torch.no_grad(), float64_throughout():
         module = candidate.own()
         latest, constant = check.run(MaskedOriginal(original, plan), module, "own")
         trials = list(latest)
@@ -373,14 +373,3 @@ def _tensors(value: Any) -> list[Tensor]:
 def _constant(output: Tensor) -> bool:
     """Whether all samples of a batch got all but the same result."""
     return output.ndim > 0 and bool((output - output[:1]).abs().max() <= 1e-6 * output.abs().max())
-
-
-@contextmanager
-def default_float64() -> Generator[None]:
-    """Let tensors that a model makes by itself be float64 too."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

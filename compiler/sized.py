@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import torch
 from torch import fx, nn
-from torch.fx.proxy import TraceError
+from torch.fx.proxy import Attribute, TraceError
 
 from . import functional
 from .program import submodule
@@ -55,11 +55,6 @@ class SizedProxy(fx.Proxy):
         """Number of axes."""
         return self.dim()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the tensor."""
-        return self.pair[0].dtype
-
     def size(self, dim: int | None = None) -> Any:
         """Return one size or all of them."""
         if dim is None:
@@ -75,6 +70,10 @@ class SizedProxy(fx.Proxy):
         """Return the number of elements."""
         one, other = (value.numel() for value in self.pair)
         return one if one == other else self.tracer.create_proxy("call_method", "numel", (self,), {})
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else a tensor has."""
+        return self.tracer.part(self, self.pair, name)
 
     def __len__(self) -> int:
         """Return what Python wants to loop over."""
@@ -110,9 +109,25 @@ class SizedProxy(fx.Proxy):
         if base.pair[0].shape != base.pair[1].shape:
             base[index] = 0.0
             return
-        mask = torch.ones(base.pair[0].shape, dtype=base.dtype)
+        mask = torch.ones(base.pair[0].shape, dtype=base.pair[0].dtype)
         mask[index] = 0
         base.node = self.tracer.create_proxy("call_function", operator.mul, (base, mask), {}).node
+
+
+class _Fact(Attribute):
+    """A dtype or a device: a value of the graph, of which Python may know what it is now."""
+
+    tracer: SizedTracing
+
+    def __init__(self, of: fx.Proxy, name: str, pair: Pair) -> None:
+        self.pair = pair
+        super().__init__(of, name)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a number or a text."""
+        if name == "type" and isinstance(self.pair[0], torch.device):  # and not "meta"
+            return next((tensor.device.type for tensor in self.tracer.root.parameters()), "cpu")
+        return self.tracer.part(self, self.pair, name)
 
 
 class SizedTracing(fx.Tracer):
@@ -124,13 +139,22 @@ class SizedTracing(fx.Tracer):
         """Return a value that knows its sizes."""
         return SizedProxy(node, self)
 
+    def part(self, owner: fx.Proxy, pair: Pair, name: str) -> Any:
+        """Return an attribute of a value: a number, a tensor, a method, or a fact about it."""
+        one, other = (getattr(value, name) for value in pair)
+        if isinstance(one, _NUMBERS) and one == other:
+            return one
+        if isinstance(one, torch.Tensor):
+            return self.create_proxy("call_function", getattr, (owner, name), {})
+        return Attribute(owner, name) if callable(one) else _Fact(owner, name, pair=(one, other))
+
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         """Make a node, or compute a number or a constant."""
         first = args[0] if args else None
         if kind == "call_method" and isinstance(first, SizedProxy):
             if target in _CREATING and not any(isinstance(a, fx.Proxy) for a in _flat((args[1:], kwargs))):
                 kwargs = {k: v for k, v in kwargs.items() if k != "device"}
-                return getattr(torch.empty((), dtype=first.dtype), target)(*args[1:], **kwargs)
+                return getattr(torch.empty((), dtype=first.pair[0].dtype), target)(*args[1:], **kwargs)
             if target == "zero_":
                 first.cleared()
                 return first
@@ -214,8 +238,15 @@ def _untraced() -> Generator[None]:
 def _run(root: nn.Module, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if node.op == "call_module":
         module = submodule(root, str(node.target))
+        modes = [(m.__dict__, m.__dict__["training"]) for m in module.modules()]
         state = {k: v.detach().to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
-        return torch.func.functional_call(module, state, tuple(args), dict(kwargs))
+        try:
+            for space, _ in modes:  # a tracer may have put there what layers do not take
+                space["training"] = False
+            return torch.func.functional_call(module, state, tuple(args), dict(kwargs))
+        finally:
+            for space, mode in modes:
+                space["training"] = mode
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     function: Any = node.target

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...compiler.errors import CompilerError
+from ...compiler.precision import float64_throughout
 from ...compiler.program import InputSpec, Program
-from ...compiler.proof import default_float64, in_float64
+from ...compiler.proof import in_float64
 from ...compiler.regions import Region, Regions
 from .graph_code import GraphCode, run_graph
 
@@ -61,7 +62,7 @@ def _values(regions: Regions, compact: Program, seed: int) -> dict[str, Tensor]:
     """Run the program on random inputs, in float64; returns what goes in and out of regions."""
     wide = in_float64(compact)
     names = {name for region in regions.regions for name in (*region.inputs, *region.outputs)}
-    with torch.no_grad(), default_float64():
+    with torch.no_grad(), float64_throughout():
         recorder = _Recorder(wide.module.eval(), names)
         try:
             recorder.run(*_random(wide.inputs, 2, seed))
@@ -76,7 +77,7 @@ def _difference(model: nn.Module, region: Region, values: dict[str, Tensor]) -> 
         raise _refused(region, f"the pipeline replaced {missing[0]}")
     module = copy.deepcopy(model.get_submodule(region.path)).to("cpu").double().eval()
     try:
-        with torch.no_grad(), default_float64():
+        with torch.no_grad(), float64_throughout():
             found = region.run(module, [values[name].clone() for name in region.inputs])
     except Exception as error:
         raise _refused(region, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
