@@ -26,10 +26,12 @@ from torch import fx, nn
 
 from . import functional
 from .auxiliary import NOTE, join
+from .called_layers import call_layers
 from .collection import no_collection
 from .errors import CaptureError, CompilerError, UntraceableError
 from .expand import expand, is_opaque
 from .layers import layer_class
+from .modes import merge
 from .mutation import is_in_place, seen_elsewhere
 from .ops import CLASSES
 from .program import TRAINING, InputSpec, Program, referenced_tree
@@ -39,6 +41,10 @@ from .spread_sizes import spread_sizes
 
 _REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
 """Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
+
+
+_NAMED: Final = 3
+"""Modules that a note names."""
 
 
 class _TrainingFlag(int):
@@ -70,12 +76,19 @@ def _training_flags(model: nn.Module, branched: list[str], mode: bool) -> Genera
 
 
 def _remembered(model: nn.Module) -> Callable[[], None]:
-    """Return what takes back all that ``forward`` leaves on modules: caches, in which values of a graph would stay."""
+    """Return what takes back all that ``forward`` does to modules.
+
+    That is caches, in which values of a graph would stay, and buffers, which count where they are no part of a graph.
+    """
     spaces = [module.__dict__ for module in model.modules()]
     held = [value for space in spaces for value in space.values() if type(value) in (dict, list)]
     before = [(holder, holder.copy()) for holder in (*spaces, *held)]
+    buffers = [(b, b._version, b.detach().clone()) for b in model.buffers() if not b.is_inference()]
 
     def take_back() -> None:
+        for buffer, version, content in buffers:
+            if buffer._version != version:
+                buffer.detach().copy_(content)
         for holder, content in before:
             holder.clear()
             holder.update(content) if isinstance(holder, dict) else holder.extend(content)
@@ -196,14 +209,13 @@ def trace(
 def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None) -> Program:
     branched: list[str] = []
     graph, given_up = _trace_graph(model, inputs, branched)
-    both = _with_training(model, inputs, graph) if branched else None
+    merged, both = _with_training(model, inputs, graph) if branched else (None, None)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     specs = tuple(InputSpec(node.name, tuple(x.shape), x.dtype) for node, x in zip(placeholders, inputs, strict=False))
-    notes = [
-        f"{path or type(model).__name__} branches on `training`: its evaluation branch was captured, for train() too"
-        for path in dict.fromkeys(branched)
-    ]
-    if both is not None:
+    notes = [_one_sided([path or type(model).__name__ for path in dict.fromkeys(branched)])] if branched else []
+    if merged is not None:
+        graph, notes = merged, []
+    elif both is not None:
         graph, notes = both, [NOTE]
     notes += given_up
     class_name = re.sub(r"\W", "_", name or type(model).__name__)
@@ -211,18 +223,29 @@ def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None
     _make_mutation_explicit(graph, model)
     for node in graph.nodes:  # else generated code would wrap the helpers again, under whatever names it has for them
         node.meta.pop("is_wrapped", None)
-    program = expand(Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes)), model)
+    program = expand(Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes)))
+    call_layers(program, model)
     eliminate_dead_code(program.graph, program.root)
     return replace(program, root=referenced_tree(program.root, program.graph))
 
 
-def _with_training(model: nn.Module, inputs: Sequence[torch.Tensor], evaluation: fx.Graph) -> fx.Graph | None:
-    """Return one graph for both modes, if there can be one."""
+def _with_training(
+    model: nn.Module, inputs: Sequence[torch.Tensor], evaluation: fx.Graph
+) -> tuple[fx.Graph | None, fx.Graph | None]:
+    """Return one graph for both modes, if there can be one: of modes alike, or of one that only adds to the other."""
     try:
         training, _ = _trace_graph(model, inputs, [], mode=True)
     except CompilerError:
-        return None
-    return join(evaluation, training, model)
+        return None, None
+    merged = merge(evaluation, training, model)
+    return merged, join(evaluation, training, model) if merged is None else None
+
+
+def _one_sided(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    who = f"{', '.join(paths[:_NAMED])}{more} {'branches' if len(paths) == 1 else 'branch'}"
+    of = "its evaluation branch was" if len(paths) == 1 else "their evaluation branches were"
+    return f"{who} on `training`: {of} captured, for train() too"
 
 
 def _trace_graph(

@@ -11,26 +11,26 @@ its channels.
 from __future__ import annotations
 
 import types
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from .called_layers import plain
 from .functional import HELPERS
 from .ops import FUNCTIONS
-from .program import TRAINING, Program, place, referenced_tree, submodule
+from .program import TRAINING, Program, place, referenced_tree
 from .shapes import infer, value_of
 from .sized import Pair, SizedTracing, mapped, two_sizes
 from .spelt import SPELT
 
 
-def expand(program: Program, model: nn.Module) -> Program:
+def expand(program: Program) -> Program:
     """Return the program with its composites opened, as far as they can be.
 
     Args:
         program: May be changed.
-        model: What it was traced from: a composite may be given what belongs to a layer of it.
     """
     for node in program.graph.nodes:
         if node.target is F.scaled_dot_product_attention and node.kwargs.get("scale") is None:
@@ -40,39 +40,7 @@ def expand(program: Program, model: nn.Module) -> Program:
         return program
     opened = _Opening(program).run()
     infer(opened)
-    _call_layers(opened, model)
     return opened
-
-
-def _call_layers(program: Program, model: nn.Module) -> None:
-    """Call layers where a function was given all that they hold: ``linear(x, a.weight, a.bias)`` is ``a(x)``."""
-    for node in list(program.graph.nodes):
-        if node.target is not F.linear or len(node.args) + len(node.kwargs) < 2:
-            continue
-        x, weight, bias = (*node.args, *node.kwargs.values(), None)[:3]
-        path = str(weight.target).rpartition(".")[0] if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""
-        layer = _layer(model, path) if path else None
-        held = [
-            program.attribute(str(t.target)) if isinstance(t, fx.Node) and t.op == "get_attr" else t
-            for t in (weight, bias)
-        ]
-        if layer is None or held[0] is not layer.weight or held[1] is not layer.bias:
-            continue
-        place(program.root, path, _plain(layer))
-        with program.graph.inserting_before(node):
-            call = program.graph.call_module(path, (x,))
-        call.meta = dict(node.meta)
-        node.replace_all_uses_with(call)
-        program.graph.erase_node(node)
-
-
-def _layer(model: nn.Module, path: str) -> nn.Linear | None:
-    try:
-        layer = submodule(model, path)
-    except AttributeError:
-        return None
-    known = type(layer) in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
-    return cast("nn.Linear", layer) if known and not (layer._forward_hooks or layer._forward_pre_hooks) else None
 
 
 def _is_composite(program: Program, node: fx.Node) -> bool:
@@ -265,15 +233,8 @@ class _Opening(SizedTracing):
         back = (0, 2, 1, 3) if module.batch_first else (2, 0, 1, 3)
         y = y.permute(*back)
         y = y.reshape(y.size(0), y.size(1), heads * width)
-        place(self.root, f"{path}.out_proj", _plain(module.out_proj))
+        place(self.root, f"{path}.out_proj", plain(module.out_proj, nn.Linear))
         return self.create_proxy("call_module", f"{path}.out_proj", (y,), {}), None
-
-
-def _plain(layer: nn.Linear) -> nn.Linear:
-    """Return a layer of ``nn.Linear`` itself with the same parameters."""
-    plain = object.__new__(nn.Linear)
-    plain.__dict__.update(layer.__dict__)
-    return plain
 
 
 def _has(root: nn.Module, path: str) -> bool:

@@ -1,0 +1,134 @@
+"""Calls of layers, where a function was given all that a layer holds.
+
+    linear(x, a.weight, a.bias)                                             ->    a(x)
+    batch_norm(x, b.running_mean, ..., b.bias, self.training, m, eps)       ->    b(x), then b's other modules
+
+The second is what is left of a class that adds to a batch norm (an activation, dropout): as layers, its norm folds, and
+counts the batches that it has seen. Modules without tensors that lived in it move beside it: ``b.act`` is ``b_act``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .program import TRAINING, Program, place, submodule
+
+_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_TENSORS: Final = ("running_mean", "running_var", "weight", "bias")
+
+
+def call_layers(program: Program, model: nn.Module) -> None:
+    """Replace functions by layers, in place.
+
+    Args:
+        program: Its tree holds what the graph names.
+        model: What it was traced from.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is F.linear:
+            _linear(program, model, node)
+        elif node.target is F.batch_norm:
+            _norm(program, model, node)
+
+
+def plain(layer: nn.Module, kind: type[nn.Module]) -> Any:
+    """Return a layer of another class with the same tensors and numbers, and no modules below it."""
+    made = object.__new__(kind)
+    made.__dict__.update(layer.__dict__)
+    made.__dict__["_modules"] = {}
+    return made
+
+
+def _linear(program: Program, model: nn.Module, node: fx.Node) -> None:
+    given = _bound(F.linear, node)
+    layer, path = _owner(model, given.get("weight"))
+    known = type(layer) in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+    if layer is None or not known or layer._forward_hooks or layer._forward_pre_hooks:
+        return
+    if all(_tensor(program, given.get(name)) is getattr(layer, name) for name in ("weight", "bias")):
+        place(program.root, path, plain(layer, nn.Linear))
+        _call(program, node, path, given["input"])
+
+
+def _norm(program: Program, model: nn.Module, node: fx.Node) -> None:
+    given = _bound(F.batch_norm, node)
+    layer, path = _owner(model, given["running_mean"])
+    kind = next((norm for norm in _NORMS if isinstance(layer, norm)), None)
+    flag = given["training"]
+    if not isinstance(layer, _BatchNorm) or kind is None or not isinstance(flag, fx.Node) or flag.target != TRAINING:
+        return
+    if any(_tensor(program, given[name]) is not getattr(layer, name) for name in _TENSORS):
+        return
+    if (given["momentum"], given["eps"]) != (layer.momentum, layer.eps) or not _empty_below(program, path):
+        return
+    place(program.root, path, plain(layer, kind))
+    _call(program, node, path, given["input"])
+
+
+def _bound(function: Any, node: fx.Node) -> Mapping[str, Any]:
+    try:
+        bound = inspect.signature(function).bind(*node.args, **node.kwargs)
+    except ValueError:  # a builtin of torch, which has no signature in Python
+        names = ("input", "weight", "bias")
+        return {**dict.fromkeys(names), **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _owner(model: nn.Module, tensor: Any) -> tuple[nn.Module | None, str]:
+    """Return the module of the model that a tensor of the graph belongs to, and its path."""
+    path = str(tensor.target).rpartition(".")[0] if isinstance(tensor, fx.Node) and tensor.op == "get_attr" else ""
+    try:
+        return (submodule(model, path) if path else None), path
+    except AttributeError:
+        return None, path
+
+
+def _tensor(program: Program, argument: Any) -> Any:
+    return program.attribute(str(argument.target)) if isinstance(argument, fx.Node) else argument
+
+
+def _empty_below(program: Program, path: str) -> bool:
+    """Move the modules below a path beside it; false, and nothing done, if there is state or a name in the way."""
+    below = {
+        str(n.target) for n in program.graph.nodes if n.op == "call_module" and str(n.target).startswith(f"{path}.")
+    }
+    moved = {old: f"{path}_{old.removeprefix(f'{path}.').replace('.', '_')}" for old in below}
+    if any([*program.owner(old).parameters(), *program.owner(old).buffers()] for old in below):
+        return False
+    if any(_exists(program.root, new) for new in moved.values()):
+        return False
+    for old, new in moved.items():
+        place(program.root, new, program.owner(old))
+    for node in program.graph.nodes:
+        target = str(node.target)
+        if node.op == "call_module" and target in moved:
+            node.target = moved[target]
+        stack = cast("dict[str, tuple[str, Any]] | None", node.meta.get("nn_module_stack"))
+        if stack is not None:  # the norm itself is no block any more
+            node.meta["nn_module_stack"] = {
+                key: (moved.get(where, where), kind) for key, (where, kind) in stack.items() if where != path
+            }
+    return True
+
+
+def _exists(root: nn.Module, path: str) -> bool:
+    try:
+        submodule(root, path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _call(program: Program, node: fx.Node, path: str, x: fx.Node) -> None:
+    with program.graph.inserting_before(node):
+        call = program.graph.call_module(path, (x,))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
+    program.graph.erase_node(node)
