@@ -91,7 +91,8 @@ def _owner(model: nn.Module, tensor: Any) -> tuple[nn.Module | None, str]:
 
 
 def _tensor(program: Program, argument: Any) -> Any:
-    return program.attribute(str(argument.target)) if isinstance(argument, fx.Node) else argument
+    held = isinstance(argument, fx.Node) and argument.op == "get_attr"
+    return program.attribute(str(argument.target)) if held else argument
 
 
 def _empty_below(program: Program, path: str) -> bool:

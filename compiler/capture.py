@@ -6,7 +6,8 @@ What differs from plain ``fx.symbolic_trace``:
   of the root's own flag. Where Python *branches* on it, both modes are captured, and become one graph if training only
   adds to what evaluation computes (see :mod:`.auxiliary`); else evaluation mode is captured, and a note says so.
 * our own helpers stay calls, wherever they are called from: an artefact captured again is what it was.
-* library helpers that a stand-alone module could not import are replaced by our own of the same behaviour.
+* library helpers that a stand-alone module could not import are replaced by our own of the same behaviour, and so is
+  everybody's ``drop_path``.
 * failures name the module and the line of the model's own code.
 """
 
@@ -38,6 +39,7 @@ from .program import TRAINING, InputSpec, Program, referenced_tree
 from .shapes import infer, is_tensor
 from .sized import Pair, SizedTracing, two_sizes
 from .spread_sizes import spread_sizes
+from .stochastic_depth import own_stochastic_depth
 
 _REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
 """Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
@@ -270,7 +272,7 @@ def _trace_graph(
             branched.clear()
             take_back, own = _remembered(model), set(model.__dict__)
             try:
-                with _training_flags(model, branched, mode), spread_sizes():
+                with _training_flags(model, branched, mode), spread_sizes(), own_stochastic_depth(model):
                     return _with_plain_result(tracer.trace(model)), notes
             except CompilerError:
                 raise

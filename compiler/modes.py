@@ -54,13 +54,13 @@ def _is_flag(argument: Any) -> bool:
 
 
 def _drop_unread(graph: fx.Graph) -> None:
-    """Erase questions whose answers nobody reads, and counts: buffers that are changed and not read."""
+    """Erase checks, questions whose answers nobody reads, and counts: buffers that are changed and not read."""
     for node in reversed(graph.nodes):
         if node.users or node.op in ("placeholder", "output"):
             continue
         of = node.args[0] if node.args else None
         counts = isinstance(of, fx.Node) and of.op == "get_attr" and len(of.users) == 1 and node.target == "add_"
-        if node.op == "get_attr" or node.target in (getattr, "size", "dim", "numel") or counts:
+        if node.op == "get_attr" or node.target in (getattr, torch._assert, "size", "dim", "numel") or counts:
             graph.erase_node(node)
 
 

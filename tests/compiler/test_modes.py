@@ -22,6 +22,7 @@ class NormAct(nn.BatchNorm2d):
         self.drop, self.act = nn.Identity(), act or nn.ReLU()
 
     def forward(self, input: Tensor) -> Tensor:
+        torch._assert(input.ndim == 4, f"four axes, and not {input.ndim}")
         factor = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats:
             assert self.num_batches_tracked is not None
