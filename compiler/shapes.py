@@ -108,7 +108,13 @@ def _same(call: Call) -> TensorSpec | None:
     x = _spec(call.input)
     if x is None or call.title in _RETYPING or (call.key == "unary" and not x.dtype.is_floating_point):
         return None
-    return x
+    return None if call.key == "unary" and _broadcasts(call, x) else x
+
+
+def _broadcasts(call: Call, x: TensorSpec) -> bool:
+    """Tell whether tensors that a signature does not name (bounds, masks, factors) may spread the result."""
+    given = map(_spec, (*call.node.args, *call.node.kwargs.values()))
+    return any(other is not None and other.shape != x.shape for other in given)
 
 
 _RETYPING: Final = frozenset(
@@ -208,7 +214,10 @@ def _binary(call: Call) -> TensorSpec | None:
     if x is None or y is None or x.dtype != y.dtype or call.title in _COMPARING:
         return None
     try:
-        return x if x.shape == y.shape else TensorSpec(tuple(torch.broadcast_shapes(x.shape, y.shape)), x.dtype)
+        if x.shape == y.shape and not _broadcasts(call, x):
+            return x
+        given = [spec.shape for spec in map(_spec, (*call.node.args, *call.node.kwargs.values())) if spec is not None]
+        return TensorSpec(tuple(torch.broadcast_shapes(*given)), x.dtype)
     except RuntimeError:
         return None
 

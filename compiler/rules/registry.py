@@ -127,7 +127,7 @@ class RuleContext:
         """Keep these channels for good."""
         if atoms.size:
             source = self.weights.get(self.node)
-            reason += f", of the weights '{source}'" if source else ""
+            reason += f", of the weights '{source}' (fold-constants makes numbers of them)" if source else ""
             self.pins.append(Pin(np.unique(atoms), self.node, reason))
 
     def pin_all(self, labels: Labels, reason: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from secateur.backends.compile import compile as compile_model
 from secateur.compiler import shapes
 from secateur.compiler.capture import trace
 from secateur.compiler.errors import CaptureError
@@ -146,3 +147,31 @@ def test_slices_and_dicts_of_nodes_become_values() -> None:
     node = graph.placeholder("x")
     shapes.set_value(node, 3)
     assert shapes.concrete({"a": [slice(node, None, node)], "b": (node, 1)}) == {"a": [slice(3, None, 3)], "b": (3, 1)}
+
+
+SPREADING = [
+    lambda c, x: torch.addcmul(c, c, x),
+    lambda c, x: torch.addcdiv(c, x, c + 1),
+    lambda c, x: c.masked_fill(x > 0, 1.0),
+    lambda c, x: torch.clamp(c, max=x),
+    lambda c, x: torch.lerp(c, c + 1, x),
+    lambda c, x: torch.where(x > 0, c, c + 1),
+]
+
+
+@pytest.mark.parametrize("spread", SPREADING, ids="addcmul addcdiv masked_fill clamp lerp where".split())
+def test_a_first_argument_may_be_the_smallest(spread: Any) -> None:
+    class Spread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small, self.conv = nn.Parameter(torch.rand(1, 4, 1, 1)), nn.Conv2d(3, 4, 1)
+            self.head = nn.Conv2d(4, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(spread(self.small, self.conv(x)))
+
+    program = trace(Spread().eval(), torch.zeros(2, 3, 5, 5))
+    check(program)
+    assert program.module(torch.zeros(2, 3, 5, 5)).shape == (2, 2, 3, 3)
+    made = compile_model(program, pipeline="prune{ratio=0.5}")
+    assert made.report["kept"]["params"] < 0.8
