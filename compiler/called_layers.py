@@ -100,7 +100,7 @@ def _empty_below(program: Program, path: str) -> bool:
     below = {
         str(n.target) for n in program.graph.nodes if n.op == "call_module" and str(n.target).startswith(f"{path}.")
     }
-    moved = {old: f"{path}_{old.removeprefix(f'{path}.').replace('.', '_')}" for old in below}
+    moved = {old: _beside(path, old) for old in below}
     if any([*program.owner(old).parameters(), *program.owner(old).buffers()] for old in below):
         return False
     if any(_exists(program.root, new) for new in moved.values()):
@@ -114,9 +114,15 @@ def _empty_below(program: Program, path: str) -> bool:
         stack = cast("dict[str, tuple[str, Any]] | None", node.meta.get("nn_module_stack"))
         if stack is not None:  # the norm itself is no block any more
             node.meta["nn_module_stack"] = {
-                key: (moved.get(where, where), kind) for key, (where, kind) in stack.items() if where != path
+                key: (_beside(path, where), kind) for key, (where, kind) in stack.items() if where != path
             }
     return True
+
+
+def _beside(path: str, other: str) -> str:
+    """Return where what lies below a path lies from now on; what lies elsewhere stays."""
+    below = other.removeprefix(f"{path}.")
+    return other if below == other else f"{path}_{below.replace('.', '_')}"
 
 
 def _exists(root: nn.Module, path: str) -> bool:

@@ -96,11 +96,24 @@ def _inexpressible(module: nn.Module, path: str, why: str) -> CompilerError:
 @cache
 def _signature(kind: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
     base = next(k for k in kind.__mro__ if k not in _HELPERS)
-    parameters = dict(inspect.signature(base.__init__).parameters)
+    parameters = _explicit(base)
     if base is not kind:  # a helper takes what the class that it extends takes, and what it adds by keyword
         own = inspect.signature(kind.__init__).parameters
         parameters |= {name: p for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
     parameters.pop("self", None)
+    return parameters
+
+
+def _explicit(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a class, of its base where it hands all of them on (``nn.LSTM(*args, **kwargs)``)."""
+    parameters = dict(inspect.signature(kind.__init__).parameters)
+    if all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for name, p in parameters.items() if name != "self"):
+        parameters = _explicit(kind.__mro__[1]) if kind.__mro__[1] is not nn.Module else parameters
+        parameters.pop("mode", None)  # which of the recurrent layers it is
+        if kind is nn.RNN:
+            parameters["nonlinearity"] = inspect.Parameter(
+                "nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh"
+            )
     return parameters
 
 
@@ -157,7 +170,7 @@ def _difference(module: nn.Module, kind: type[nn.Module], arguments: Sequence[Ar
     if ours != theirs:
         return f"its tensors are {_shapes(theirs)}, those of the call's are {_shapes(ours)}"
     for name, value in vars(fresh).items():
-        if name in _PLAIN or name.startswith("__"):
+        if name in _PLAIN or name.startswith(("__", "_flat_weight")):  # the latter refer to the tensors
             continue
         if isinstance(value, bool | int | float | str | tuple | list | None):
             original = getattr(module, name, MISSING)

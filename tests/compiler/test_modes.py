@@ -1,6 +1,7 @@
 """Models whose modes differ in flags: one graph, which trains as the model does; and norms in it that are layers."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.backends.artefact import load
 from secateur.backends.compile import compile as compile_model
 from secateur.compiler.capture import trace
 
@@ -103,6 +105,20 @@ def test_norms_that_hold_more_are_layers_and_fold() -> None:
     assert set(program.module.state_dict()) == set(Net().state_dict())
     made = compile_model(program, pipeline="prune{ratio=0.5 criterion=bn-scale},fold-bn")
     assert not [m for m in made.module.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+class Sharp(nn.Module):
+    """An activation with code of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh").clamp(max=3.0)
+
+
+def test_code_that_lives_in_a_norm_is_written_beside_it(tmp_path: Path) -> None:
+    made = compile_model(Net(Sharp()).eval(), INPUT, pipeline="prune{ratio=0.5}")
+    made.save(tmp_path / "net")
+    assert torch.equal(load(tmp_path / "net")(INPUT), made.module.eval()(INPUT))
+    assert "Sharp" in (tmp_path / "net" / "model.py").read_text()
 
 
 @pytest.mark.parametrize("net", [Net(nn.PReLU(8)), Net(momentum=None)], ids=["state below", "another momentum"])

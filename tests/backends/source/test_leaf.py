@@ -57,14 +57,44 @@ def test_layers(layer: nn.Module) -> None:
     assert torch.equal(model(x), program.module(x))
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LSTM(16, 6, bidirectional=True, batch_first=True),
+        nn.LSTM(16, 6, 2, bias=False, proj_size=3, dropout=0.2),
+        nn.GRU(16, 6, 2),
+        nn.RNN(16, 6, nonlinearity="relu"),
+        nn.RNN(16, 6),
+    ],
+    ids=repr,
+)
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_recurrent_layers(layer: nn.Module) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.layer = nn.Conv2d(3, 4, 1), layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y, _ = self.layer(self.conv(x).flatten(0, 1))
+            return y
+
+    program = trace(Recurrent().eval(), IMAGE)
+    model = run_source(emit_source(program)).eval()
+    assert repr(model.layer) == repr(layer)
+    model.load_state_dict(emitted_state(program))
+    x = torch.rand(IMAGE)
+    assert torch.equal(model(x), program.module.eval()(x))
+
+
 class Unknown(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
 
 def test_refusals_name_the_culprit() -> None:
-    program = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.LSTM(16, 4)), IMAGE)
-    with pytest.raises(CompilerError, match=r"layer 1 \(LSTM\)"):
+    program = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(0, 1), nn.TransformerEncoderLayer(16, 2, 8)), IMAGE)
+    with pytest.raises(CompilerError, match=r"layer 2 \(TransformerEncoderLayer\)"):
         emit_source(program)
     wrong = nn.Conv2d(3, 4, 1)
     wrong.weight = nn.Parameter(torch.zeros(2, 3, 1, 1))
