@@ -152,7 +152,7 @@ def _surroundings(directory: Path, text: str) -> Generator[None]:
     if "import torchvision" in text:
         vision.import_torchvision()
     place = (record or {}).get("directory")
-    with user_code.importable(Path(str(place))) if place is not None else nullcontext():
+    with user_code.importable(Path(str(place))) if place is not None else nullcontext(), vision.usable():
         yield
 
 

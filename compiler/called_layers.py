@@ -1,24 +1,33 @@
 """Calls of layers, where a function was given all that a layer holds.
 
     linear(x, a.weight, a.bias)                                             ->    a(x)
-    batch_norm(x, b.running_mean, ..., b.bias, self.training, m, eps)       ->    b(x), then b's other modules
+    conv2d(pad(x), a.weight, a.bias, stride)                                ->    a(pad(x))
+    batch_norm(x, b.running_mean, ..., b.bias, self.training, m, eps)       ->    b(x)
 
-The second is what is left of a class that adds to a batch norm (an activation, dropout): as layers, its norm folds, and
-counts the batches that it has seen. Modules without tensors that lived in it move beside it: ``b.act`` is ``b_act``.
+That is what is left of classes that add to a layer: padding, casts, an activation. As layers, norms fold and count the
+batches that they have seen. Modules without tensors that lived in them move beside them: ``b.act`` is ``b_act``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from .program import TRAINING, Program, place, submodule
 
+_CONVS: Final[Mapping[Any, type[nn.Module]]] = {
+    torch.conv1d: nn.Conv1d,
+    torch.conv2d: nn.Conv2d,
+    torch.conv3d: nn.Conv3d,
+}
+_NUMBERS: Final = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TENSORS: Final = ("running_mean", "running_var", "weight", "bias")
 
@@ -32,7 +41,9 @@ def call_layers(program: Program, model: nn.Module) -> None:
     """
     for node in list(program.graph.nodes):
         if node.target is F.linear:
-            _linear(program, model, node)
+            _weighted(program, model, node, nn.Linear)
+        elif node.op == "call_function" and node.target in _CONVS:
+            _weighted(program, model, node, _CONVS[node.target])
         elif node.target is F.batch_norm:
             _norm(program, model, node)
 
@@ -45,19 +56,42 @@ def plain(layer: nn.Module, kind: type[nn.Module]) -> Any:
     return made
 
 
-def _linear(program: Program, model: nn.Module, node: fx.Node) -> None:
-    given = _bound(F.linear, node)
-    layer, path = _owner(model, given.get("weight"))
-    known = type(layer) in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
-    if layer is None or not known or layer._forward_hooks or layer._forward_pre_hooks:
+def _weighted(program: Program, model: nn.Module, node: fx.Node, kind: type[nn.Module]) -> None:
+    given = _bound(node, ("input", "weight", "bias", *_NUMBERS))
+    layer, path = _owner(model, given["weight"])
+    if layer is None or not isinstance(layer, kind) or _is_layer(program, path):
         return
-    if all(_tensor(program, given.get(name)) is getattr(layer, name) for name in ("weight", "bias")):
-        place(program.root, path, plain(layer, nn.Linear))
+    if any(_tensor(program, given[name]) is not getattr(layer, name) for name in ("weight", "bias")):
+        return
+    made = plain(layer, kind)
+    if isinstance(layer, _ConvNd):
+        numbers = _numbers(given, layer.weight.ndim - 2)
+        if numbers is None:
+            return
+        padding = [size for size in reversed(numbers["padding"]) for _ in range(2)]
+        made.__dict__.update(numbers, padding_mode="zeros", _reversed_padding_repeated_twice=padding)
+    if _empty_below(program, path):
+        place(program.root, path, made)
         _call(program, node, path, given["input"])
 
 
+def _numbers(given: Mapping[str, Any], rank: int) -> dict[str, Any] | None:
+    """Return the numbers of a convolution, one per axis; ``None`` if they are anything but numbers."""
+    found: dict[str, Any] = {}
+    for name, default in _NUMBERS.items():
+        value: Any = default if given[name] is None else given[name]
+        if isinstance(value, int):
+            value = value if name == "groups" else (value,) * rank
+        elif not isinstance(value, (tuple, list)) or len(value) != rank or not all(type(v) is int for v in value):
+            return None
+        found[name] = value if name == "groups" else tuple(value)
+    return found
+
+
 def _norm(program: Program, model: nn.Module, node: fx.Node) -> None:
-    given = _bound(F.batch_norm, node)
+    bound = inspect.signature(F.batch_norm).bind(*node.args, **node.kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
     layer, path = _owner(model, given["running_mean"])
     kind = next((norm for norm in _NORMS if isinstance(layer, norm)), None)
     flag = given["training"]
@@ -71,14 +105,8 @@ def _norm(program: Program, model: nn.Module, node: fx.Node) -> None:
     _call(program, node, path, given["input"])
 
 
-def _bound(function: Any, node: fx.Node) -> Mapping[str, Any]:
-    try:
-        bound = inspect.signature(function).bind(*node.args, **node.kwargs)
-    except ValueError:  # a builtin of torch, which has no signature in Python
-        names = ("input", "weight", "bias")
-        return {**dict.fromkeys(names), **dict(zip(names, node.args, strict=False)), **node.kwargs}
-    bound.apply_defaults()
-    return bound.arguments
+def _bound(node: fx.Node, names: Sequence[str]) -> dict[str, Any]:
+    return {**dict.fromkeys(names), **dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
 def _owner(model: nn.Module, tensor: Any) -> tuple[nn.Module | None, str]:
@@ -123,6 +151,11 @@ def _beside(path: str, other: str) -> str:
     """Return where what lies below a path lies from now on; what lies elsewhere stays."""
     below = other.removeprefix(f"{path}.")
     return other if below == other else f"{path}_{below.replace('.', '_')}"
+
+
+def _is_layer(program: Program, path: str) -> bool:
+    """Tell whether a path has been made a layer already, by another call, maybe with other numbers."""
+    return _exists(program.root, path) and type(submodule(program.root, path)) is not nn.Module
 
 
 def _exists(root: nn.Module, path: str) -> bool:

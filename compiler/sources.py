@@ -231,8 +231,10 @@ def _from_zoo(text: str, weights: str, seed: int) -> ModelSource:
 
 
 def _from_callable(text: str, weights: str, seed: int, directory: Path) -> ModelSource:
+    from . import vision
+
     file = _weights_file(text, weights)
-    with user_code.importable(directory):
+    with user_code.importable(directory), vision.usable():
         # Seeded apart, for a module is executed once only, and what it draws must not shift what the callable draws.
         with _seeded(seed):
             found = user_code.find_callable(text, directory)

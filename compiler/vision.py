@@ -68,6 +68,24 @@ def import_torchvision() -> ModuleType:
         return module
 
 
+@contextmanager
+def usable() -> Generator[None]:
+    """While code of a user runs: ``import torchvision`` works there wherever :func:`import_torchvision` does here."""
+    with _LOCK:
+        spec = None if "torchvision" in sys.modules else importlib.util.find_spec("torchvision")
+        try:
+            stand_in = spec is not None and not _operators_load(importlib.util.module_from_spec(spec))
+        except Exception:  # it does not import at all, and will say so itself
+            stand_in = False
+        if stand_in:
+            torchvision_ops.define()
+    try:
+        yield
+    finally:
+        if stand_in and hasattr(sys.modules.get("torchvision"), "models"):
+            torchvision_ops.take_over()
+
+
 def _operators_load(package: ModuleType) -> bool:
     """Ask torchvision's own loader whether its compiled operators load, without importing the whole package.
 

@@ -127,6 +127,50 @@ def test_what_is_not_the_layer_stays_a_function(net: Net) -> None:
     assert [n.target for n in program.graph.nodes if n.target is F.batch_norm] == [F.batch_norm]
 
 
+class Padded(nn.Conv2d):
+    """Pads by itself, and convolves in whatever type its input has."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = F.pad(input, (0, 1, 0, 1))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Cast(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
+
+
+class Twice(nn.Module):
+    """Two convolutions by one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.conv.weight, self.conv.bias, padding=1)
+        return F.conv2d(x, self.conv.weight, self.conv.bias, padding=2, dilation=2)
+
+
+def test_functions_that_are_given_all_of_a_layer_are_layers() -> None:
+    net = nn.Sequential(Padded(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.Flatten(), Cast(8 * 16, 5)).eval()
+    program = trace(net, INPUT)
+    layers = {str(n.target): program.owner(str(n.target)) for n in program.graph.nodes if n.op == "call_module"}
+    assert [type(layers[name]) for name in ("0", "3")] == [nn.Conv2d, nn.Linear]
+    assert (layers["0"].padding, layers["0"].stride) == ((0, 0), (2, 2))
+    torch.testing.assert_close(program.module(INPUT), net(INPUT))
+    assert net[0].padding == (1, 1)
+    folded = compile_model(program, pipeline="fold-bn")
+    assert not [m for m in folded.module.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_one_weight_with_two_sets_of_numbers_is_one_layer_and_one_function() -> None:
+    model = Twice().eval()
+    program = trace(model, INPUT)
+    assert [n.op for n in program.graph.nodes if n.op.startswith("call")] == ["call_module", "call_function"]
+    torch.testing.assert_close(program.module(INPUT), model(INPUT))
+
+
 class Frozen(nn.BatchNorm2d):
     """Never uses the batch's statistics."""
 

@@ -51,6 +51,25 @@ def test_import_in_a_fresh_process_whether_or_not_the_user_imported_it_before(be
     assert run_python(code) == "True True"
 
 
+def test_code_of_a_user_that_imports_torchvision_can_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torchvision\n"
+        "def net():\n"
+        "    from torchvision.models import squeezenet1_1\n"
+        "    return squeezenet1_1(num_classes=7)\n"
+    )
+    code = (
+        "import os\n"
+        "from secateur.compiler.sources import resolve\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "source = resolve('mine:net')\n"
+        "import torchvision, torch\n"
+        "boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9]])\n"
+        "print(source.name, torchvision.ops.nms(boxes, torch.tensor([0.5, 0.9]), 0.5).tolist())"
+    )
+    assert run_python(code) == "net [1]"
+
+
 def test_nms_of_torchvision_works_with_or_without_its_operators() -> None:
     dets = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9], [2.0, 2.0, 3.0, 3.0]])
     nms = vision.import_torchvision().ops.nms
