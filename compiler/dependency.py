@@ -134,6 +134,8 @@ class Pin:
     atoms: Atoms
     node: str
     reason: str
+    computed: str = ""
+    """The weights that are computed there, if it is weights that the node computes."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ where the buffer is no larger than what it is computed from, or small.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -40,7 +41,12 @@ class FoldConstants(Pass):
         known = _constants(edit)
         remarks: list[Remark] = []
         for node in list(edit.graph.nodes):
-            if node not in known or node.op == "get_attr" or all(user in known for user in node.users):
+            if (
+                node not in known
+                or not is_tensor(node)
+                or node.op == "get_attr"
+                or all(user in known for user in node.users)
+            ):
                 continue
             wanted, value = value_of(node), known[node]
             if value.numel() > max(SMALL, sum(known[n].numel() for n in _roots(node, known))):
@@ -62,29 +68,37 @@ class FoldConstants(Pass):
         return PassResult(edit.finish(NOTE), changed=True, stats=stats, remarks=tuple(remarks))
 
 
-def _constants(edit: Edit) -> dict[fx.Node, Tensor]:
-    """Return the value, real ones in float64, of every tensor node that depends on no input."""
-    known: dict[fx.Node, Tensor] = {}
+def _constants(edit: Edit) -> dict[fx.Node, Any]:
+    """Return the value, real ones in float64, of everything that depends on no input: tensors, and their sizes."""
+    known: dict[fx.Node, Any] = {}
     with torch.no_grad():
         for node in edit.graph.nodes:
             if node.op == "get_attr" and is_tensor(node) and node.target != TRAINING:
                 value: Tensor = edit.program.attribute(str(node.target)).detach()
                 known[node] = value.double() if value.is_floating_point() else value
-            elif node.op in ("call_function", "call_method") and is_tensor(node) and _computable(edit, node, known):
+            elif node.op in ("call_function", "call_method") and _computable(edit, node, known):
                 known[node] = _run(node, known)
     return known
 
 
-def _computable(edit: Edit, node: fx.Node, known: dict[fx.Node, Tensor]) -> bool:
+def _computable(edit: Edit, node: fx.Node, known: Mapping[fx.Node, Any]) -> bool:
     inputs = node.all_input_nodes
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if not is_tensor(node) and not _is_size(node):
+        return False
     retyped = any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values()))
     if not inputs or name.rstrip("_") in _RANDOM or name in ("half", "bfloat16", "float", "type_as") or retyped:
         return False
     return all(n in known for n in inputs) and not is_in_place(node, edit.program.root)
 
 
-def _run(node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
+def _is_size(node: fx.Node) -> bool:
+    """Tell whether a node asks for sizes, or computes with them."""
+    computes = getattr(node.target, "__module__", "") == "_operator"
+    return computes or node.target == "size" or (node.target is getattr and node.args[1:] == ("shape",))
+
+
+def _run(node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
     args: Any = fx.map_arg(node.args, lambda n: known[n])
     kwargs: Any = fx.map_arg(node.kwargs, lambda n: known[n])
     if node.op == "call_method":
@@ -93,7 +107,7 @@ def _run(node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor:
     return function(*args, **kwargs)
 
 
-def _roots(node: fx.Node, known: dict[fx.Node, Tensor]) -> set[fx.Node]:
+def _roots(node: fx.Node, known: Mapping[fx.Node, Any]) -> set[fx.Node]:
     """Return the stored tensors that a constant is computed from."""
     found: set[fx.Node] = set()
     stack, seen = [node], set[fx.Node]()

@@ -126,9 +126,9 @@ class RuleContext:
     def pin(self, atoms: Atoms, reason: str) -> None:
         """Keep these channels for good."""
         if atoms.size:
-            source = self.weights.get(self.node)
+            source = self.weights.get(self.node, "")
             reason += f", of the weights '{source}' (fold-constants makes numbers of them)" if source else ""
-            self.pins.append(Pin(np.unique(atoms), self.node, reason))
+            self.pins.append(Pin(np.unique(atoms), self.node, reason, source))
 
     def pin_all(self, labels: Labels, reason: str) -> None:
         """Pin every channel in some labels."""

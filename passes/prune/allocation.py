@@ -91,7 +91,7 @@ def allocate(
     for limit in limits:
         least = limit.cost(smallest)
         if least > limit.at_most:
-            raise unreachable(limit.name, limit.fraction, limit.fraction * least / limit.at_most)
+            raise unreachable(limit.name, limit.fraction, limit.fraction * least / limit.at_most, selection)
     ceilings = [Ceiling(limit.cost, limit.at_most) for limit in limits]
     offers = _Offers(selection, model, damage, extend)
 

@@ -37,7 +37,7 @@ def meet(budget: Budget, selection: Selection, scope: str) -> Ints:
 
     smallest = cost_after(len(steps))
     if smallest > target + TOLERANCE * original:
-        raise unreachable(budget.name, budget.fraction, smallest / max(original, 1e-12))
+        raise unreachable(budget.name, budget.fraction, smallest / max(original, 1e-12), selection)
     low, high = 0, len(steps)
     while low < high:  # the first prefix whose cost does not exceed the target
         middle = (low + high) // 2
@@ -46,9 +46,11 @@ def meet(budget: Budget, selection: Selection, scope: str) -> Ints:
     return steps.levels(best)
 
 
-def unreachable(name: str, fraction: float, reachable: float) -> BudgetError:
+def unreachable(name: str, fraction: float, reachable: float, selection: Selection) -> BudgetError:
     """Say that a budget cannot be met, and what can."""
+    front = "; fold-constants in front makes numbers of weights that are computed" if selection.computed else ""
     return BudgetError(
         f"{name}={fraction:g} cannot be reached: the smallest legal widths keep {reachable:.3f} of the {name}",
-        hint=f"{name}={min(reachable + 0.005, 1.0):.2f} or more; `secateur inspect` shows what is pinned, and why",
+        hint=f"{name}={min(reachable + 0.005, 1.0):.2f} or more; `secateur inspect` shows what is pinned, and why"
+        + front,
     )

@@ -71,6 +71,8 @@ class Selection:
             beyond: What the levels of blocks behind cuts mean; see the module.
         """
         self._subsets, self._beyond = subsets, beyond
+        self.computed = any(pin.computed for pin in deps.pins)
+        """Whether channels stay because weights are computed from others."""
         self._relative = relative
         self.blocks: list[Block] = []
         self.group_of: list[ChannelGroup] = []

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from secateur.backends.compile import compile as compile_model
 from secateur.compiler.capture import trace
 from secateur.compiler.cost import layer_costs, measure
 from secateur.compiler.errors import BudgetError, OptionError
@@ -151,3 +153,25 @@ def test_measured_damage_decides(net: Program, tmp_path: Path) -> None:
 def test_options_are_checked(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         Prune(**options)
+
+
+class Standardised(nn.Conv2d):
+    """Subtracts the mean of every filter, as networks without norms do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        shape = self.weight.shape
+        rows = F.batch_norm(self.weight.reshape(1, shape[0], -1), None, None, training=True, momentum=0.0)
+        return F.conv2d(input, rows.reshape(shape), self.bias, self.stride, self.padding)
+
+
+def test_computed_weights_are_told_what_frees_them() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        Standardised(3, 8, 3), nn.ReLU(), Standardised(8, 8, 3), nn.ReLU(), Standardised(8, 8, 3)
+    ).eval()
+    program = trace(net, torch.zeros(1, 3, 12, 12))
+    for scope in ("global", "knapsack"):
+        with pytest.raises(BudgetError, match="fold-constants in front makes numbers of weights"):
+            compile_model(program, pipeline=f"prune{{macs=0.6 scope={scope}}}")
+    made = compile_model(program, pipeline="fold-constants,prune{macs=0.6}")
+    assert made.report["kept"]["macs"] < 0.65
