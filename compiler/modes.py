@@ -4,6 +4,8 @@
     captured for training       batch_norm(x, ..., training=True)
     both                        batch_norm(x, ..., training=self.training)
 
+    attention(q, k, v, dropout_p=0.0)  and  (..., dropout_p=0.1)    ->    attention(..., dropout_p=self.training * 0.1)
+
 Code that branches on ``self.training`` often comes to the same in both modes but for such an argument, or for what no
 graph holds (a count of batches, a cache). Both captures are compared call by call; where only flags differ, the flag of
 the module stands in their place. What is computed in one mode alone is another matter: see :mod:`.auxiliary`.
@@ -93,6 +95,11 @@ class _Merging:
         tensors = isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
         return tensors and x.dtype == y.dtype and torch.equal(x, y)
 
+    def _flag(self, *, training: bool) -> fx.Node:
+        """Return what is true in training, or in evaluation."""
+        flag = self.graph.get_attr(TRAINING)
+        return flag if training else self.graph.call_function(operator.not_, (flag,))
+
     def _joined(self, x: Any, y: Any) -> Any:
         x, y = False if _is_flag(x) else x, True if _is_flag(y) else y
         if isinstance(x, fx.Node):
@@ -113,8 +120,9 @@ class _Merging:
         if isinstance(x, slice):
             return slice(*(self._joined(getattr(x, n), getattr(y, n)) for n in ("start", "stop", "step")))
         if isinstance(x, bool) and x is not y:
-            flag = self.graph.get_attr(TRAINING)
-            return self.graph.call_function(operator.not_, (flag,)) if x else flag
+            return self._flag(training=y)
+        if isinstance(x, (int, float)) and x != y and 0 in (x, y):
+            return self.graph.call_function(operator.mul, (self._flag(training=x == 0), x or y))
         if x is not y and x != y:
             raise _DifferError
         return x

@@ -78,8 +78,14 @@ def trained(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("make", "size"),
-    [(Net, 8), (lambda: Net(sized=True), 8), (lambda: Net(nn.PReLU(8)), 8), (Attention, 6)],
-    ids=["norms", "sized", "state below a norm", "attention"],
+    [
+        (Net, 8),
+        (lambda: Net(sized=True), 8),
+        (lambda: Net(nn.PReLU(8)), 8),
+        (Attention, 6),
+        (lambda: Attention(0.3), 6),
+    ],
+    ids=["norms", "sized", "state below a norm", "attention", "dropout of attention"],
 )
 def test_what_branches_on_training_trains_as_the_model_does(make: Any, size: int) -> None:
     torch.manual_seed(0)
@@ -95,6 +101,14 @@ def test_what_branches_on_training_trains_as_the_model_does(make: Any, size: int
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(after, {name: state[name] for name in after})
     torch.testing.assert_close(program.module.eval()(x), original.eval()(x))
+
+
+def test_a_number_that_is_nothing_in_evaluation_is_written_as_such(tmp_path: Path) -> None:
+    made = compile_model(Attention(0.3).eval(), INPUT[..., :6, :6], pipeline="prune{ratio=0.5}")
+    made.save(tmp_path / "net")
+    assert "dropout_p=self.training * 0.3" in (tmp_path / "net" / "model.py").read_text()
+    module = load(tmp_path / "net").train()
+    assert not torch.equal(module(INPUT[..., :6, :6]), module(INPUT[..., :6, :6]))
 
 
 def test_norms_that_hold_more_are_layers_and_fold() -> None:
