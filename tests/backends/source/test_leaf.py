@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -85,6 +87,21 @@ def test_recurrent_layers(layer: nn.Module) -> None:
     model.load_state_dict(emitted_state(program))
     x = torch.rand(IMAGE)
     assert torch.equal(model(x), program.module.eval()(x))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_padding_that_was_changed_afterwards(mode: Any) -> None:
+    conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode)
+    conv.padding, conv.dilation = (2, 2), (2, 2)  # as segmentation models do to their encoders
+    program = trace(nn.Sequential(conv), IMAGE)
+    if mode == "reflect":  # pads by 1 still
+        with pytest.raises(CompilerError, match="_reversed_padding_repeated_twice"):
+            emit_source(program)
+        return
+    model = run_source(emit_source(program))
+    model.load_state_dict(emitted_state(program))
+    x = torch.rand(IMAGE)
+    assert torch.equal(model(x), conv(x))
 
 
 class Unknown(nn.Module):
