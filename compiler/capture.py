@@ -13,9 +13,11 @@ What differs from plain ``fx.symbolic_trace``:
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -80,10 +82,11 @@ def _training_flags(model: nn.Module, branched: list[str], mode: bool) -> Genera
 def _remembered(model: nn.Module) -> Callable[[], None]:
     """Return what takes back all that ``forward`` does to modules.
 
-    That is caches, in which values of a graph would stay, and buffers, which count where they are no part of a graph.
+    That is caches, in which values of a graph would stay, hooks, which would run twice, and buffers, which count where
+    they are no part of a graph.
     """
     spaces = [module.__dict__ for module in model.modules()]
-    held = [value for space in spaces for value in space.values() if type(value) in (dict, list)]
+    held = [value for space in spaces for value in space.values() if type(value) in (dict, OrderedDict, list)]
     before = [(holder, holder.copy()) for holder in (*spaces, *held)]
     buffers = [(b, b._version, b.detach().clone()) for b in model.buffers() if not b.is_inference()]
 
@@ -117,7 +120,8 @@ class _Tracer(fx.Tracer):
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Give inputs that are left out their defaults while tracing, so that ``if mask is None`` sees them."""
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        inner = inspect.unwrap(root_fn)
+        function, args = super().create_args_for_root(inner, is_module, concrete_args)
         proxies = [a for a in args if isinstance(a, fx.Proxy)]
         named = [p for p in proxies if not str(p.node.target).startswith("*")]
         required = [p for p in named if not p.node.args]
@@ -132,7 +136,8 @@ class _Tracer(fx.Tracer):
             if isinstance(argument, fx.Proxy) and argument.node not in given:
                 args[place] = _left_out(argument.node)
                 self.graph.erase_node(argument.node)
-        return function, args
+        # fx changes functions with stars or keywords, the outermost decorator's too, to take all by position.
+        return (root_fn if function is inner else _by_name(root_fn)), args
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, _TrainingFlag):
@@ -171,6 +176,18 @@ class _SizedTracer(SizedTracing, _Tracer):
         pair = super().computed(node)
         del self.branched[before:]
         return pair
+
+
+def _by_name(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of the model and a value for each named parameter, and of nothing for those with stars."""
+    code = inspect.unwrap(function).__code__
+    positional, named = code.co_argcount - 1, code.co_argcount + code.co_kwonlyargcount - 1
+    names = code.co_varnames[code.co_argcount : named + 1]
+
+    def called(model: nn.Module, *values: Any) -> Any:
+        return function(model, *values[:positional], **dict(zip(names, values[positional:named], strict=True)))
+
+    return called
 
 
 def _left_out(node: fx.Node) -> Any:

@@ -1,6 +1,8 @@
 """Capture: what is live in the graph, what is made explicit, and what errors say."""
 
 import warnings
+from functools import wraps
+from typing import Any
 
 import pytest
 import torch
@@ -185,3 +187,47 @@ def test_pieces_of_a_tensor_that_is_changed_in_place(whole: bool) -> None:
     program = trace(module, x)
     assert torch.equal(program.module(x.clone()), module(x.clone()))
     assert any("add_" in str(node.target) for node in program.graph.nodes) == whole
+
+
+def decorated(function: Any) -> Any:
+    """Takes options apart, as libraries do."""
+
+    @wraps(function)
+    def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("return_dict", None)
+        return function(self, *args, **kwargs)
+
+    return wrapper
+
+
+class Decorated(nn.Module):
+    """Records what a layer gives by a hook that is installed once; checks its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = Dropping(), nn.Linear(3, 2)
+        self.found: list[Any] = []
+        self.installed = False
+
+    @decorated
+    @decorated
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *more: Any, scale: float = 2.0, deep: bool = True, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        if not self.installed:
+            self.body.register_forward_hook(lambda module, args, output: self.found.append(output))
+            self.installed = True
+        self.found.clear()
+        if x.shape[1] != 3 or mask is not None or more or kwargs or not deep:
+            raise ValueError
+        x = self.body(x)
+        (found,) = self.found
+        return {"logits": self.fc(found.mean((2, 3))) * scale}
+
+
+def test_decorated_functions_get_their_arguments_by_name_and_hooks_run_once() -> None:
+    model = Decorated().eval()
+    x = torch.randn(2, 3, 6, 6)
+    program = trace(model, x)
+    assert (model.installed, model.found, len(model.body._forward_hooks)) == (False, [], 0)
+    torch.testing.assert_close(program.module(x), model(x))
