@@ -126,7 +126,7 @@ class _Fact(Attribute):
     def __getattr__(self, name: str) -> Any:
         """Return a number or a text."""
         if name == "type" and isinstance(self.pair[0], torch.device):  # and not "meta"
-            return next((tensor.device.type for tensor in self.tracer.root.parameters()), "cpu")
+            return self.tracer.device.type
         return self.tracer.part(self, self.pair, name)
 
 
@@ -138,6 +138,11 @@ class SizedTracing(fx.Tracer):
     def proxy(self, node: fx.Node) -> SizedProxy:
         """Return a value that knows its sizes."""
         return SizedProxy(node, self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((tensor.device for tensor in self.root.parameters()), torch.device("cpu"))
 
     def part(self, owner: fx.Proxy, pair: Pair, name: str) -> Any:
         """Return an attribute of a value: a number, a tensor, a method, or a fact about it."""
@@ -157,6 +162,8 @@ class SizedTracing(fx.Tracer):
                 return getattr(torch.empty((), dtype=first.pair[0].dtype), target)(*args[1:], **kwargs)
             if target == "zero_":
                 first.cleared()
+                return first
+            if target == "to" and not kwargs and args[1:] == (self.device,):  # where all of the model is
                 return first
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         pair = self.computed(proxy.node)
@@ -247,10 +254,15 @@ def _run(root: nn.Module, node: fx.Node, args: Sequence[Any], kwargs: Mapping[st
         finally:
             for space, mode in modes:
                 space["training"] = mode
+    args, kwargs = [_on_meta(a) for a in args], {name: _on_meta(value) for name, value in kwargs.items()}
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     function: Any = node.target
     return function(*args, **kwargs)
+
+
+def _on_meta(argument: Any) -> Any:
+    return torch.device("meta") if isinstance(argument, torch.device) else argument
 
 
 def _attribute(root: nn.Module, path: str) -> Any:
