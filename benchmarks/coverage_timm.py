@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
 from pathlib import Path
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-NAME = "coverage_timm"
+TITLE = "Coverage: a model of each family of timm at half the MACs"
 MODELS = """
     bat_resnext26ts beit_base_patch16_224 botnet26t_256 cait_xxs24_224 caformer_s18 coat_tiny coatnet_nano_rw_224
     convformer_s18 convit_tiny convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano crossvit_tiny_240
@@ -74,7 +74,7 @@ FIRST = "fold-constants"
 
 LEGEND = f"""\
 Weights are random, all that initialisation leaves constant included; `{PRUNE}` on images of the size in the table.
-Where weights are computed from others, `{FIRST}` stands in front.
+Where weights are computed from others, `{FIRST}` stands in front (marked *: they are no parameters any more).
 
 - *proof error*: max |compact - masked original| / max |masked original| in float64; at most 1e-9 is demanded.
 - *trains alike*: what was captured, whole, gives the model's own outputs and running statistics in training mode from
@@ -109,13 +109,27 @@ def apart_in_training(model: nn.Module, module: nn.Module, x: torch.Tensor) -> f
         torch.manual_seed(1)
         with torch.no_grad():
             out: Any = one.train()(x)
-        found.append((out[0] if isinstance(out, tuple) else out, dict(one.named_buffers())))
+        found.append((answer_of(out), dict(one.named_buffers())))
     (a, mine), (b, theirs) = found
     pairs = [(a, b), *((mine[n], theirs[n]) for n in theirs if n in mine and mine[n].is_floating_point())]
     return max(float((p - q).abs().max() / q.abs().max().clamp_min(1e-3)) for p, q in pairs if p.numel())
 
 
-def one(name: str) -> Json:
+def answer_of(out: Any) -> torch.Tensor:
+    """Return the first tensor of what a model gives."""
+    while not hasattr(out, "shape"):
+        out = next(iter(out.values())) if isinstance(out, Mapping) else out[0]
+    return out
+
+
+def build(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """Return a model and images."""
+    timm: Any = importlib.import_module("timm")
+    model = timm.create_model(name, pretrained=False, num_classes=10).eval()
+    return model, input_of(model)
+
+
+def checked(name: str, make: Callable[[str], tuple[nn.Module, torch.Tensor]]) -> Json:
     """Run everything for one model."""
     import torch
 
@@ -128,10 +142,8 @@ def one(name: str) -> Json:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     import_torchvision()
-    timm: Any = importlib.import_module("timm")
     torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False, num_classes=10).eval()
-    x = input_of(model)
+    model, x = make(name)
     model = settle(randomise(model), tuple(x.shape))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     begin = time.process_time()
@@ -149,7 +161,7 @@ def one(name: str) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         compiled.save(Path(folder) / "net")
         with torch.no_grad():
-            same = torch.equal(load(Path(folder) / "net").eval()(x), module(x))
+            same = torch.equal(answer_of(load(Path(folder) / "net").eval()(x)), answer_of(module(x)))
     one_sided = any("training" in note for note in program.notes)
     return {
         "model": name,
@@ -185,10 +197,10 @@ def problems(record: Json) -> list[str]:
     return [text for text, good in demands.items() if not good]
 
 
-def report(head: Mapping[str, Any], records: Sequence[Json]) -> list[str]:
-    """Return coverage_timm.md."""
+def report(title: str, head: Mapping[str, Any], records: Sequence[Json]) -> list[str]:
+    """Return the text beside the records."""
     good = [r for r in records if not problems(r)]
-    lines = ["# Coverage: a model of each family of timm at half the MACs", "", *describe(head), ""]
+    lines = [f"# {title}", "", *describe(head), ""]
     lines += [f"**{len(good)} of {len(records)} models passed all checks.**", ""]
     if good:
         took = sorted(sum(r["seconds"].values()) for r in good)
@@ -225,10 +237,10 @@ def row(record: Json) -> list[str]:
     ]
 
 
-def run(name: str, limit: float) -> Json:
+def run(script: str, name: str, limit: float) -> Json:
     """Run one model in a process of its own."""
     came_from = provenance()
-    command = [sys.executable, __file__, "--model", name]
+    command = [sys.executable, script, "--model", name]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=limit, env=single_threaded()
@@ -240,8 +252,16 @@ def run(name: str, limit: float) -> Json:
     return {**(found[-1] if found else {"model": name, "failed": last or "the process died"}), **came_from}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def cover(
+    script: str,
+    package: str,
+    title: str,
+    models: Sequence[str],
+    make: Callable[[str], tuple[nn.Module, torch.Tensor]],
+    about: str,
+) -> int:
+    """Do what the command line asks for, with the models of a package."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--model", help="run this one here, and print its record")
     parser.add_argument("--only", default="*", metavar="LIST", help="patterns, with commas between them")
     parser.add_argument("--resume", action="store_true", help="keep what passed, run what is missing or failed")
@@ -250,26 +270,27 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results are written")
     options = parser.parse_args()
     if options.model:
-        print(json.dumps(one(options.model)))
+        print(json.dumps(checked(options.model, make)))
         return 0
-    if importlib.util.find_spec("timm") is None:
-        print("needs timm (pip install timm)", file=sys.stderr)
+    if importlib.util.find_spec(package) is None:
+        print(f"needs {package} (pip install {package})", file=sys.stderr)
         return 2
-    head, path = header(1, "timm"), options.out / f"{NAME}.json"
+    name = f"coverage_{package}"
+    head, path = header(1, package), options.out / f"{name}.json"
     known: list[Json] = json.loads(path.read_text(encoding="utf-8"))["models"] if path.exists() else []
-    records = {r["model"]: r for r in known if r["model"] in MODELS}
-    names = [name for name in MODELS if any(fnmatch(name, pattern) for pattern in options.only.split(","))]
+    records = {r["model"]: r for r in known if r["model"] in models}
+    names = [model for model in models if any(fnmatch(model, pattern) for pattern in options.only.split(","))]
     todo = [n for n in names if not (options.resume and n in records and not problems(records[n]))]
     with ThreadPoolExecutor(options.workers) as pool:
-        futures = [pool.submit(run, name, options.limit) for name in todo]
+        futures = [pool.submit(run, script, model, options.limit) for model in todo]
         for number, future in enumerate(as_completed(futures), 1):
             record = future.result()
             records[record["model"]] = record
             print(f"[{number}/{len(todo)}] {record['model']}: {'; '.join(problems(record)) or 'fine'}", flush=True)
             ordered = sorted(records.values(), key=lambda r: r["model"])
-            write_results(options.out, NAME, {**head, "models": ordered}, report(head, ordered))
-    return int(any(problems(records[name]) for name in names))
+            write_results(options.out, name, {**head, "models": ordered}, report(title, head, ordered))
+    return int(any(problems(records[model]) for model in names))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cover(__file__, "timm", TITLE, MODELS, build, (__doc__ or "").partition("\n")[0]))

@@ -62,8 +62,9 @@ class Names:
             return f"torch.ops.{function}"
         spelled = getattr(function, "__name__", "")
         for prefix, namespace in _NAMESPACES:
-            if spelled and getattr(namespace, spelled, None) is function:
-                return self._use(f"{prefix}.{spelled}" if prefix else spelled)
+            public = spelled.removeprefix(f"{prefix.removeprefix('torch.')}_")  # linalg_vector_norm, in torch.linalg
+            if public and getattr(namespace, public, None) is function:
+                return self._use(f"{prefix}.{public}" if prefix else public)
         if (getattr(function, "__module__", None) or "").partition(".")[0] == _PACKAGE:
             self._copy(function)
             return spelled

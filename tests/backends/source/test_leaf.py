@@ -109,6 +109,21 @@ class Unknown(nn.Module):
         return x
 
 
+class Far(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x / torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+        return torch.special.expit(x) + torch.fft.fft2(x).real
+
+
+def test_functions_of_torch_that_live_further_down() -> None:
+    program = trace(Far(), IMAGE)
+    text = emit_source(program)
+    assert "torch.linalg.vector_norm(" in text
+    assert "torch.special.expit(" in text
+    x = torch.rand(IMAGE)
+    assert torch.equal(run_source(text)(x), program.module(x))
+
+
 def test_refusals_name_the_culprit() -> None:
     program = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(0, 1), nn.TransformerEncoderLayer(16, 2, 8)), IMAGE)
     with pytest.raises(CompilerError, match=r"layer 2 \(TransformerEncoderLayer\)"):
