@@ -49,10 +49,13 @@ def call_layers(program: Program, model: nn.Module) -> None:
 
 
 def plain(layer: nn.Module, kind: type[nn.Module]) -> Any:
-    """Return a layer of another class with the same tensors and numbers, and no modules below it."""
+    """Return a layer of another class with the same tensors and numbers, no modules below it, and no hooks.
+
+    Hooks have run while the layer's own code was traced.
+    """
     made = object.__new__(kind)
-    made.__dict__.update(layer.__dict__)
-    made.__dict__["_modules"] = {}
+    own = {name: value for name, value in vars(nn.Module()).items() if name == "_modules" or "hooks" in name}
+    made.__dict__.update(layer.__dict__ | own)
     return made
 
 

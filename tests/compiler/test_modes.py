@@ -178,6 +178,13 @@ def test_functions_that_are_given_all_of_a_layer_are_layers() -> None:
     assert not [m for m in folded.module.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
+def test_hooks_of_what_becomes_a_layer_run_once() -> None:
+    net = nn.Sequential(Padded(3, 8, 3), NormAct(8), nn.Flatten(), Cast(8 * 49, 5)).eval()
+    for place in (0, 1, 3):
+        net[place].register_forward_hook(lambda module, args, output: output * 2)
+    torch.testing.assert_close(trace(net, INPUT).module(INPUT), net(INPUT))
+
+
 def test_one_weight_with_two_sets_of_numbers_is_one_layer_and_one_function() -> None:
     model = Twice().eval()
     program = trace(model, INPUT)
