@@ -180,8 +180,12 @@ def test_functions_that_are_given_all_of_a_layer_are_layers() -> None:
 
 def test_hooks_of_what_becomes_a_layer_run_once() -> None:
     net = nn.Sequential(Padded(3, 8, 3), NormAct(8), nn.Flatten(), Cast(8 * 49, 5)).eval()
+
+    def doubled(module: nn.Module, args: Any, output: Any) -> Any:
+        return output * 2
+
     for place in (0, 1, 3):
-        net[place].register_forward_hook(lambda module, args, output: output * 2)
+        net[place].register_forward_hook(doubled)
     torch.testing.assert_close(trace(net, INPUT).module(INPUT), net(INPUT))
 
 
