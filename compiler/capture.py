@@ -13,13 +13,11 @@ What differs from plain ``fx.symbolic_trace``:
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,56 +25,25 @@ from typing import Any, Final
 import torch
 from torch import fx, nn
 
-from . import functional
+from . import tracers
 from .auxiliary import NOTE, join
 from .called_layers import call_layers
 from .collection import no_collection
+from .devices import device_of
 from .errors import CaptureError, CompilerError, UntraceableError
 from .expand import expand, is_opaque
-from .layers import layer_class
+from .meta_values import ValuedTracing
 from .modes import merge
 from .mutation import is_in_place, seen_elsewhere
-from .ops import CLASSES
-from .program import TRAINING, InputSpec, Program, referenced_tree
+from .program import InputSpec, Program, referenced_tree
 from .shapes import infer, is_tensor
-from .sized import Pair, SizedTracing, two_sizes
+from .size_checks import CheckedTracing, only_refusals
 from .spread_sizes import spread_sizes
 from .stochastic_depth import own_stochastic_depth
-
-_REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
-"""Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
-
+from .tracers import Way, training_flags, ways
 
 _NAMED: Final = 3
 """Modules that a note names."""
-
-
-class _TrainingFlag(int):
-    """What ``module.training`` is while tracing: to whoever is passed it a graph value, to Python one of the two."""
-
-    branched: list[str]
-    path: str
-    mode: bool
-
-    def __bool__(self) -> bool:
-        self.branched.append(self.path)
-        return self.mode
-
-
-@contextmanager
-def _training_flags(model: nn.Module, branched: list[str], mode: bool) -> Generator[None]:
-    """Let every module's ``training`` be a flag that tells who branches on it."""
-    before: list[tuple[nn.Module, bool]] = []
-    try:
-        for path, module in model.named_modules():
-            before.append((module, module.training))
-            flag = _TrainingFlag(0)
-            flag.branched, flag.path, flag.mode = branched, path, mode
-            module.__dict__["training"] = flag
-        yield
-    finally:
-        for module, training in before:
-            module.__dict__["training"] = training
 
 
 def _remembered(model: nn.Module) -> Callable[[], None]:
@@ -99,102 +66,6 @@ def _remembered(model: nn.Module) -> Callable[[], None]:
             holder.update(content) if isinstance(holder, dict) else holder.extend(content)
 
     return take_back
-
-
-class _Tracer(fx.Tracer):
-    """fx tracing with live training flags.
-
-    Args:
-        given: How many inputs there are; the others have their defaults.
-        buffers: Whether what is computed from buffers is part of the graph too. Otherwise it is computed once, now.
-    """
-
-    def __init__(self, given: int, *, buffers: bool) -> None:
-        super().__init__(autowrap_functions=functional.HELPERS)
-        self.given = given
-        self.proxy_buffer_attributes = buffers
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep whole what runs as a layer that we know does: subclasses that only construct, quantized layers."""
-        return layer_class(type(m)) in CLASSES or super().is_leaf_module(m, module_qualified_name)
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """Give inputs that are left out their defaults while tracing, so that ``if mask is None`` sees them."""
-        inner = inspect.unwrap(root_fn)
-        function, args = super().create_args_for_root(inner, is_module, concrete_args)
-        proxies = [a for a in args if isinstance(a, fx.Proxy)]
-        named = [p for p in proxies if not str(p.node.target).startswith("*")]
-        required = [p for p in named if not p.node.args]
-        if not len(required) <= self.given <= len(named):
-            takes = f"{len(required)} to {len(named)} inputs ({', '.join(p.node.name for p in named)})"
-            raise CaptureError(
-                f"{type(self.root).__name__} takes {takes}; {self.given} given",
-                hint="give one example input for each positional argument of forward()",
-            )
-        given = {p.node for p in named[: self.given]}
-        for place, argument in enumerate(args):  # proxies do not compare: a comparison would be traced
-            if isinstance(argument, fx.Proxy) and argument.node not in given:
-                args[place] = _left_out(argument.node)
-                self.graph.erase_node(argument.node)
-        # fx changes functions with stars or keywords, the outermost decorator's too, to take all by position.
-        return (root_fn if function is inner else _by_name(root_fn)), args
-
-    def create_arg(self, a: Any) -> Any:
-        if isinstance(a, _TrainingFlag):
-            return self.create_node("get_attr", TRAINING, (), {})
-        if isinstance(a, dict) and type(a) is not dict:  # OrderedDict outputs of segmentation models
-            a = dict(a)
-        return super().create_arg(a)
-
-    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
-        if kind == "call_function" and (ours := _REPLACED.get(getattr(target, "__name__", ""))) is not None:
-            target = ours
-        return super().create_node(kind, target, args, kwargs, *rest, **more)
-
-
-class _SizedTracer(SizedTracing, _Tracer):
-    """The same, where sizes are numbers.
-
-    Args:
-        sizes: The inputs for two batch sizes.
-        buffers: As above.
-        branched: Who branches on training flags; what layers do when they run on the way is left out.
-    """
-
-    def __init__(self, sizes: Sequence[Pair], branched: list[str], *, buffers: bool) -> None:
-        super().__init__(len(sizes), buffers=buffers)
-        self.pairs, self.branched = {}, branched
-        self.sizes = iter(sizes)
-
-    def computed(self, node: fx.Node) -> Pair:
-        """Return what is given for an input, and for the training flag."""
-        if node.op == "placeholder":
-            return next(self.sizes, (None, None))
-        if node.op == "get_attr" and node.target == TRAINING:
-            return False, False
-        before = len(self.branched)
-        pair = super().computed(node)
-        del self.branched[before:]
-        return pair
-
-
-def _by_name(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of the model and a value for each named parameter, and of nothing for those with stars."""
-    code = inspect.unwrap(function).__code__
-    positional, named = code.co_argcount - 1, code.co_argcount + code.co_kwonlyargcount - 1
-    names = code.co_varnames[code.co_argcount : named + 1]
-
-    def called(model: nn.Module, *values: Any) -> Any:
-        return function(model, *values[:positional], **dict(zip(names, values[positional:named], strict=True)))
-
-    return called
-
-
-def _left_out(node: fx.Node) -> Any:
-    """Return what forward() gets for an input that nobody gives."""
-    if node.args:
-        return node.args[0]
-    return {} if str(node.target).startswith("**") else ()
 
 
 @no_collection()
@@ -221,8 +92,33 @@ def trace(
     take_back = _remembered(model)
     try:
         return _traced(model, inputs, name)
+    except UntraceableError:
+        _check_that_it_runs(model, inputs)
+        raise
     finally:
         take_back()
+
+
+def _check_that_it_runs(model: nn.Module, inputs: Sequence[torch.Tensor]) -> None:
+    """Run a model that cannot be traced, for what is in its way may be the inputs.
+
+    Raises:
+        CaptureError: It does not take them.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            model.eval()(*(x.to(device_of(model)) for x in inputs))
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        first = (str(error).splitlines() or [""])[0]
+        raise CaptureError(
+            f"{type(model).__name__} does not run on inputs of shape {shapes}: {type(error).__name__}: {first}",
+            hint="check the input shape (--input)",
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None) -> Program:
@@ -270,39 +166,53 @@ def _one_sided(paths: Sequence[str]) -> str:
 def _trace_graph(
     model: nn.Module, inputs: Sequence[torch.Tensor], branched: list[str], *, mode: bool = False
 ) -> tuple[fx.Graph, list[str]]:
-    """Trace symbolically, and with buffers live, as far as Python lets us; also return what had to be given up.
-
-    Python may need the values of buffers (for a list, a loop): then they are what they are now. It may need sizes: then
-    they are those of the example inputs, but for the batch.
-    """
+    """Trace as far as Python lets us; also return what had to be given up."""
     failed: CaptureError | None = None
-    for sized in (False, True):
-        for buffers in (True, False):
-            notes = [] if buffers else ["what the model computes from its buffers was computed once, at capture"]
-            notes += ["the model computes with sizes, which are those of the example inputs"] if sized else []
-            if sized:
-                tracer: _Tracer = _SizedTracer(
-                    two_sizes([(tuple(x.shape), x.dtype) for x in inputs]), branched, buffers=buffers
-                )
-            else:
-                tracer = _Tracer(len(inputs), buffers=buffers)
-            branched.clear()
-            take_back, own = _remembered(model), set(model.__dict__)
-            try:
-                with _training_flags(model, branched, mode), spread_sizes(), own_stochastic_depth(model):
-                    return _with_plain_result(tracer.trace(model)), notes
-            except CompilerError:
-                raise
-            except Exception as error:
-                found = _capture_error(model, tracer, error)
-                found.__cause__ = error
-                failed = found if failed is None or not sized else failed
-            finally:  # but for literal tensors, which fx stores on the model
-                literals = {n: v for n, v in model.__dict__.items() if n not in own and isinstance(v, torch.Tensor)}
-                take_back()
-                model.__dict__.update(literals)
+    for way in ways(inputs):
+        branched.clear()
+        tracer = way.tracer(branched)
+        try:
+            graph = _run(model, tracer, branched, mode)
+        except CompilerError:
+            raise
+        except Exception as error:
+            if failed is None or not isinstance(tracer, ValuedTracing):
+                failed = _capture_error(model, tracer, error)
+                failed.__cause__ = error
+            continue
+        if isinstance(tracer, CheckedTracing):
+
+            def trial(forced: Sequence[bool], way: Way = way) -> tuple[list[bool], bool]:
+                return _trial(model, way, forced, mode)
+
+            if not only_refusals([*tracer.answers.values()], trial):
+                continue
+        return graph, [*way.notes]
     assert failed is not None
     raise failed
+
+
+def _trial(model: nn.Module, way: Way, forced: Sequence[bool], mode: bool) -> tuple[list[bool], bool]:
+    """Trace with other answers; return all answers, and whether the model refused."""
+    tracer = way.tracer(unseen := list[str](), forced)
+    assert isinstance(tracer, CheckedTracing)
+    try:
+        _run(model, tracer, unseen, mode)
+    except Exception as error:
+        return [*tracer.answers.values()], tracer.refused(error)
+    return [*tracer.answers.values()], False
+
+
+def _run(model: nn.Module, tracer: fx.Tracer, branched: list[str], mode: bool) -> fx.Graph:
+    """Trace, and take back what that does to the model, but for literal tensors, which fx stores there."""
+    take_back, own = _remembered(model), set(model.__dict__)
+    try:
+        with training_flags(model, branched, mode), spread_sizes(), own_stochastic_depth(model):
+            return _with_plain_result(tracer.trace(model))
+    finally:
+        literals = {n: v for n, v in model.__dict__.items() if n not in own and isinstance(v, torch.Tensor)}
+        take_back()
+        model.__dict__.update(literals)
 
 
 def _with_plain_result(graph: fx.Graph) -> fx.Graph:
@@ -350,7 +260,8 @@ def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> Unt
         owner = model
     frames = traceback.extract_tb(error.__traceback__)
     library = f"{Path(torch.__file__).parent}{os.sep}"  # and not torchvision
-    own = [f for f in frames if not f.filename.startswith(library) and f.filename != __file__]
+    ours = (__file__, tracers.__file__)
+    own = [f for f in frames if not f.filename.startswith(library) and f.filename not in ours]
     line = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "unknown line"
     first = (str(error).splitlines() or [""])[0].partition(". ")[0]  # the sentence; fx goes on with advice
     return UntraceableError(

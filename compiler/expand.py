@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from .called_layers import plain
 from .functional import HELPERS
+from .meta_values import Pair, mapped, two_sizes
 from .ops import FUNCTIONS
 from .program import TRAINING, Program, place, referenced_tree
 from .shapes import infer, value_of
-from .sized import Pair, SizedTracing, mapped, two_sizes
+from .sized import SizedTracing
 from .spelt import SPELT
 
 

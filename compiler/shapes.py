@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, TypeGuard, cast
 
 import torch
 from torch import fx
 
+from .devices import call_on_meta
 from .errors import CaptureError
 from .ops import Call, normalise
 from .program import Program, TensorSpec
@@ -326,11 +327,8 @@ def _execute(program: Program, node: fx.Node) -> Any:
                 module = program.owner(str(node.target))
                 state = {k: v.to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
                 result = torch.func.functional_call(module, state, args, kwargs)
-            elif node.op == "call_method":
-                result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
-                function: Any = node.target
-                result = function(*args, **kwargs)
+                result = call_on_meta(cast(Any, node.target), args, kwargs)
     except Exception as error:
         shapes = ", ".join(str(a.shape) for a in concrete(node.args) if isinstance(a, TensorSpec))
         first = (str(error).splitlines() or [""])[0]

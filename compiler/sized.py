@@ -1,7 +1,7 @@
 """Tracing where sizes are numbers, for code that computes with shapes and branches on them.
 
-Every value is computed along on meta tensors, for two batch sizes at once. A size that comes out the same for both is
-a number to Python, so it may be branched on, multiplied, rounded; one that differs follows the batch, and stays a value
+Every value is computed along (see :mod:`.meta_values`). A size that comes out the same for both batch sizes is a number
+to Python, so it may be branched on, multiplied, rounded; one that differs follows the batch, and stays a value
 of the graph. What is written into tensors becomes explicit on the way:
 
     x[index] = y        ->   x = put(x, y, index)
@@ -12,24 +12,17 @@ of the graph. What is written into tensors becomes explicit on the way:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
-from torch import fx, nn
-from torch.fx.proxy import Attribute, TraceError
+from torch import fx
+from torch.fx.proxy import TraceError
 
 from . import functional
-from .program import submodule
+from .meta_values import NUMBERS, Pair, ValuedTracing
 
-Pair = tuple[Any, Any]
-"""A value for the one batch size and for the other."""
-
-_CALL: Final[Any] = nn.Module.__call__
-_GETATTR: Final[Any] = nn.Module.__getattr__
 _CREATING: Final = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
-_NUMBERS: Final = (int, float, bool)
 
 
 class SizedProxy(fx.Proxy):
@@ -114,44 +107,12 @@ class SizedProxy(fx.Proxy):
         base.node = self.tracer.create_proxy("call_function", operator.mul, (base, mask), {}).node
 
 
-class _Fact(Attribute):
-    """A dtype or a device: a value of the graph, of which Python may know what it is now."""
-
-    tracer: SizedTracing
-
-    def __init__(self, of: fx.Proxy, name: str, pair: Pair) -> None:
-        self.pair = pair
-        super().__init__(of, name)
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a number or a text."""
-        if name == "type" and isinstance(self.pair[0], torch.device):  # and not "meta"
-            return self.tracer.device.type
-        return self.tracer.part(self, self.pair, name)
-
-
-class SizedTracing(fx.Tracer):
-    """What tracers with sizes share; ``pairs`` must hold the values of nodes that were there before."""
-
-    pairs: dict[fx.Node, Pair]
+class SizedTracing(ValuedTracing):
+    """What tracers with sizes share."""
 
     def proxy(self, node: fx.Node) -> SizedProxy:
         """Return a value that knows its sizes."""
         return SizedProxy(node, self)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next((tensor.device for tensor in self.root.parameters()), torch.device("cpu"))
-
-    def part(self, owner: fx.Proxy, pair: Pair, name: str) -> Any:
-        """Return an attribute of a value: a number, a tensor, a method, or a fact about it."""
-        one, other = (getattr(value, name) for value in pair)
-        if isinstance(one, _NUMBERS) and one == other:
-            return one
-        if isinstance(one, torch.Tensor):
-            return self.create_proxy("call_function", getattr, (owner, name), {})
-        return Attribute(owner, name) if callable(one) else _Fact(owner, name, pair=(one, other))
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         """Make a node, or compute a number or a constant."""
@@ -163,12 +124,10 @@ class SizedTracing(fx.Tracer):
             if target == "zero_":
                 first.cleared()
                 return first
-            if target == "to" and not kwargs and args[1:] == (self.device,):  # where all of the model is
-                return first
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         pair = self.computed(proxy.node)
         one, other = pair
-        if isinstance(one, _NUMBERS) and type(one) is type(other) and one == other and kind != "get_attr":
+        if isinstance(one, NUMBERS) and type(one) is type(other) and one == other and kind != "get_attr":
             proxy.node.graph.erase_node(proxy.node)
             return one
         self.pairs[proxy.node] = pair
@@ -179,99 +138,6 @@ class SizedTracing(fx.Tracer):
                 base, index = first.view_of
                 base[index] = proxy
         return proxy
-
-    def _pair(self, node: fx.Node) -> Pair:
-        if node not in self.pairs:  # a literal tensor, of which fx makes a node by itself
-            self.pairs[node] = self.computed(node)
-        return self.pairs[node]
-
-    def computed(self, node: fx.Node) -> Pair:
-        """Return the value of a node whose inputs have theirs.
-
-        Raises:
-            TraceError: The operation does not take what it is given.
-        """
-        if node.op == "get_attr":
-            value = _attribute(self.root, str(node.target))
-            meta = value.detach().to("meta") if isinstance(value, torch.Tensor) else value
-            return meta, meta
-        values: list[Any] = []
-        for index in (0, 1):
-            args, kwargs = mapped((node.args, dict(node.kwargs)), lambda n, i=index: self._pair(n)[i])
-            try:
-                with torch.no_grad(), _untraced():
-                    values.append(_run(self.root, node, args, kwargs))
-            except Exception as error:
-                first = (str(error).splitlines() or [""])[0]
-                raise TraceError(f"{node.target} does not run: {first}") from error
-        return values[0], values[1]
-
-
-def two_sizes(inputs: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Pair]:
-    """Return inputs of these shapes as meta tensors, for the batch size that they have and for another."""
-    ones = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
-    if not all(shape for shape, _ in inputs):
-        return list(zip(ones, ones, strict=True))
-    return [(x, x.new_empty((x.shape[0] + 1, *x.shape[1:]))) for x in ones]
-
-
-def mapped(argument: Any, of: Callable[[fx.Node], Any]) -> Any:
-    """Return plain tuples, lists and dicts with something else in place of every node."""
-    if isinstance(argument, fx.Node):
-        return of(argument)
-    if isinstance(argument, list):
-        return [mapped(a, of) for a in argument]
-    if type(argument) is tuple:
-        return tuple(mapped(a, of) for a in argument)
-    if isinstance(argument, dict):
-        return {key: mapped(value, of) for key, value in argument.items()}
-    if isinstance(argument, slice):
-        return slice(mapped(argument.start, of), mapped(argument.stop, of), mapped(argument.step, of))
-    return argument
-
-
-@contextmanager
-def _untraced() -> Generator[None]:
-    """Let modules run as they are, while a tracer watches all modules."""
-    module: Any = nn.Module
-    watched = module.__call__, module.__getattr__
-    module.__call__, module.__getattr__ = _CALL, _GETATTR
-    try:
-        yield
-    finally:
-        module.__call__, module.__getattr__ = watched
-
-
-def _run(root: nn.Module, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    if node.op == "call_module":
-        module = submodule(root, str(node.target))
-        modes = [(m.__dict__, m.__dict__["training"]) for m in module.modules()]
-        state = {k: v.detach().to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
-        try:
-            for space, _ in modes:  # a tracer may have put there what layers do not take
-                space["training"] = False
-            return torch.func.functional_call(module, state, tuple(args), dict(kwargs))
-        finally:
-            for space, mode in modes:
-                space["training"] = mode
-    args, kwargs = [_on_meta(a) for a in args], {name: _on_meta(value) for name, value in kwargs.items()}
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    function: Any = node.target
-    return function(*args, **kwargs)
-
-
-def _on_meta(argument: Any) -> Any:
-    return torch.device("meta") if isinstance(argument, torch.device) else argument
-
-
-def _attribute(root: nn.Module, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    module = submodule(root, owner)
-    for space in (module._parameters, module._buffers, module.__dict__):  # getattr would be traced, without end
-        if name in space:
-            return space[name]
-    return getattr(module, name)
 
 
 def _flat(value: Any) -> Iterator[Any]:

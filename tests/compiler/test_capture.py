@@ -145,6 +145,21 @@ def test_control_flow_is_told_with_module_and_line() -> None:
     assert len(str(error).splitlines()) == 3
 
 
+def test_what_the_model_does_not_take_is_told_in_its_own_words() -> None:
+    class Refusing(Branching):
+        """Takes images of one size only."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] != 8:
+                raise ValueError("8 columns, please")
+            return super().forward(x)
+
+    model = Refusing().train()
+    with pytest.raises(CaptureError, match=r"does not run on inputs of shape \(2, 3, 9, 9\): ValueError: 8 columns"):
+        trace(model, torch.randn(2, 3, 9, 9))
+    assert model.training
+
+
 def test_capture_leaves_the_model_alone() -> None:
     model = ZOO["batch_norm"].module()
     state = {k: v.clone() for k, v in model.state_dict().items()}

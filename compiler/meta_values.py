@@ -1,0 +1,165 @@
+"""Tracers that know the values of their graph: on meta tensors, for inputs of two sizes at once.
+
+What comes out the same for two batch sizes does not follow the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, cast
+
+import torch
+from torch import fx, nn
+from torch.fx.proxy import Attribute, TraceError
+
+from .devices import call_on_meta, device_of
+from .program import submodule
+
+Pair = tuple[Any, Any]
+"""A value for inputs of the one size and of the other."""
+
+NUMBERS: Final = (int, float, bool)
+
+_CALL: Final[Any] = nn.Module.__call__
+_GETATTR: Final[Any] = nn.Module.__getattr__
+
+
+class Fact(Attribute):
+    """A dtype or a device: a value of the graph, of which Python may know what it is now."""
+
+    tracer: ValuedTracing
+
+    def __init__(self, of: fx.Proxy, name: str, pair: Pair) -> None:
+        self.pair = pair
+        super().__init__(of, name)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a number or a text."""
+        if name == "type" and isinstance(self.pair[0], torch.device):  # and not "meta"
+            return device_of(self.tracer.root).type
+        return self.tracer.part(self, self.pair, name)
+
+
+class ValuedTracing(fx.Tracer):
+    """What such tracers share; ``pairs`` must hold the values of nodes that were there before."""
+
+    pairs: dict[fx.Node, Pair]
+
+    def part(self, owner: fx.Proxy, pair: Pair, name: str) -> Any:
+        """Return an attribute of a value: a number, a tensor, a method, or a fact about it."""
+        one, other = (getattr(value, name) for value in pair)
+        if isinstance(one, NUMBERS) and one == other:
+            return one
+        if isinstance(one, torch.Tensor):
+            return self.create_proxy("call_function", getattr, (owner, name), {})
+        return Attribute(owner, name) if callable(one) else Fact(owner, name, pair=(one, other))
+
+    def pair_of(self, node: fx.Node) -> Pair:
+        """Return the value of a node, computed from the inputs on if nobody has asked before."""
+        if node not in self.pairs:
+            needed = sources({node}, lambda n: n not in self.pairs)
+            for source in [n for n in node.graph.nodes if n in needed]:
+                self.pairs[source] = self.computed(source)
+        return self.pairs[node]
+
+    def computed(self, node: fx.Node) -> Pair:
+        """Return the value of a node whose inputs have theirs.
+
+        Raises:
+            TraceError: The operation does not take what it is given.
+        """
+        if node.op == "get_attr":
+            value = _attribute(self.root, str(node.target))
+            meta = value.detach().to("meta") if isinstance(value, torch.Tensor) else value
+            return meta, meta
+        values: list[Any] = []
+        for index in (0, 1):
+            args, kwargs = mapped((node.args, dict(node.kwargs)), lambda n, i=index: self.pair_of(n)[i])
+            try:
+                with torch.no_grad(), _untraced():
+                    values.append(_run(self.root, node, args, kwargs))
+            except Exception as error:
+                first = (str(error).splitlines() or [""])[0]
+                raise TraceError(f"{node.target} does not run: {first}") from error
+        return values[0], values[1]
+
+
+def two_sizes(inputs: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Pair]:
+    """Return inputs of these shapes as meta tensors, for the batch size that they have and for another."""
+    ones = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
+    if not all(shape for shape, _ in inputs):
+        return list(zip(ones, ones, strict=True))
+    return [(x, x.new_empty((x.shape[0] + 1, *x.shape[1:]))) for x in ones]
+
+
+def larger_sizes(inputs: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Pair]:
+    """Return images as meta tensors, in the size that they have and in another that is larger by 64 at the least.
+
+    The batch is one more; sizes are multiples of those given, since models may ask for that. Channels stay.
+    """
+    ones = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
+    factor = 1 + max(math.ceil(64 / size) for x in ones for size in x.shape[2:])
+    return [(x, x.new_empty((x.shape[0] + 1, x.shape[1], *(size * factor for size in x.shape[2:])))) for x in ones]
+
+
+def sources(nodes: Iterable[fx.Node], wanted: Callable[[fx.Node], bool]) -> set[fx.Node]:
+    """Return nodes and what they are computed from, as far as it is wanted."""
+    missing, found = [*nodes], {*nodes}
+    while missing:
+        new = {*filter(wanted, missing.pop().all_input_nodes)} - found
+        found |= new
+        missing += new
+    return found
+
+
+def mapped(argument: Any, of: Callable[[fx.Node], Any]) -> Any:
+    """Return plain tuples, lists and dicts with something else in place of every node."""
+    if isinstance(argument, fx.Node):
+        return of(argument)
+    if isinstance(argument, list):
+        return [mapped(a, of) for a in argument]
+    if type(argument) is tuple:
+        return tuple(mapped(a, of) for a in argument)
+    if isinstance(argument, dict):
+        return {key: mapped(value, of) for key, value in argument.items()}
+    if isinstance(argument, slice):
+        return slice(mapped(argument.start, of), mapped(argument.stop, of), mapped(argument.step, of))
+    return argument
+
+
+@contextmanager
+def _untraced() -> Generator[None]:
+    """Let modules run as they are, while a tracer watches all modules."""
+    module: Any = nn.Module
+    watched = module.__call__, module.__getattr__
+    module.__call__, module.__getattr__ = _CALL, _GETATTR
+    try:
+        yield
+    finally:
+        module.__call__, module.__getattr__ = watched
+
+
+def _run(root: nn.Module, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if node.op == "call_module":
+        module = submodule(root, str(node.target))
+        modes = [(m.__dict__, m.__dict__["training"]) for m in module.modules()]
+        state = {k: v.detach().to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
+        try:
+            for space, _ in modes:  # a tracer may have put there what layers do not take
+                space["training"] = False
+            return torch.func.functional_call(module, state, tuple(args), dict(kwargs))
+        finally:
+            for space, mode in modes:
+                space["training"] = mode
+    return call_on_meta(cast(Any, node.target), args, kwargs)
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    module = submodule(root, owner)
+    for space in (module._parameters, module._buffers, module.__dict__):  # getattr would be traced, without end
+        if name in space:
+            return space[name]
+    return getattr(module, name)
