@@ -46,10 +46,17 @@ def parse(argv: Sequence[str]) -> Namespace:
 def _refuse(word: str, arguments: Namespace) -> NoReturn:
     """Complain about a word that belongs to no option."""
     used: ArgumentParser = getattr(arguments, "parser", None) or parser()
-    if not word.startswith("-"):
-        raise OptionError(f"unexpected argument '{word}'", hint=f"{used.prog} --help")
     known = sorted(option for option in used._option_string_actions if option.startswith("--"))
-    near = get_close_matches(word.partition("=")[0], known, n=3, cutoff=0.5)
+    if not word.startswith("-"):
+        pipeline = "--pipeline" in known and ("{" in word or word.startswith("@"))
+        raise OptionError(
+            f"unexpected argument '{word}'", hint=f"--pipeline '{word}'" if pipeline else f"{used.prog} --help"
+        )
+    name = word.partition("=")[0]
+    if len(name) == len("-p"):
+        near = [option for option in known if option.startswith(f"-{name}")]
+    else:
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
     raise OptionError(f"unknown option '{word}'", hint=" or ".join(near) if near else f"{used.prog} --help")
 
 

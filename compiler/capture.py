@@ -17,7 +17,7 @@ import os
 import re
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +40,7 @@ from .shapes import infer, is_tensor
 from .size_checks import CheckedTracing, only_refusals
 from .spread_sizes import spread_sizes
 from .stochastic_depth import own_stochastic_depth
-from .tracers import Way, training_flags, ways
+from .tracers import Way, training_flags, ways_of
 
 _NAMED: Final = 3
 """Modules that a note names."""
@@ -123,8 +123,8 @@ def _check_that_it_runs(model: nn.Module, inputs: Sequence[torch.Tensor]) -> Non
 
 def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None) -> Program:
     branched: list[str] = []
-    graph, given_up = _trace_graph(model, inputs, branched)
-    merged, both = _with_training(model, inputs, graph) if branched else (None, None)
+    graph, way = _trace_graph(model, ways_of(inputs), branched)
+    merged, both = _with_training(model, way, graph) if branched else (None, None)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     specs = tuple(InputSpec(node.name, tuple(x.shape), x.dtype) for node, x in zip(placeholders, inputs, strict=False))
     notes = [_one_sided([path or type(model).__name__ for path in dict.fromkeys(branched)])] if branched else []
@@ -132,7 +132,7 @@ def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None
         graph, notes = merged, []
     elif both is not None:
         graph, notes = both, [NOTE]
-    notes += given_up
+    notes += way.notes
     class_name = re.sub(r"\W", "_", name or type(model).__name__)
     infer(Program(graph, model, specs))
     _make_mutation_explicit(graph, model)
@@ -144,12 +144,10 @@ def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None
     return replace(program, root=referenced_tree(program.root, program.graph))
 
 
-def _with_training(
-    model: nn.Module, inputs: Sequence[torch.Tensor], evaluation: fx.Graph
-) -> tuple[fx.Graph | None, fx.Graph | None]:
+def _with_training(model: nn.Module, way: Way, evaluation: fx.Graph) -> tuple[fx.Graph | None, fx.Graph | None]:
     """Return one graph for both modes, if there can be one: of modes alike, or of one that only adds to the other."""
     try:
-        training, _ = _trace_graph(model, inputs, [], mode=True)
+        training, _ = _trace_graph(model, [way], [], mode=True)
     except CompilerError:
         return None, None
     merged = merge(evaluation, training, model)
@@ -164,11 +162,11 @@ def _one_sided(paths: Sequence[str]) -> str:
 
 
 def _trace_graph(
-    model: nn.Module, inputs: Sequence[torch.Tensor], branched: list[str], *, mode: bool = False
-) -> tuple[fx.Graph, list[str]]:
-    """Trace as far as Python lets us; also return what had to be given up."""
+    model: nn.Module, ways: Iterable[Way], branched: list[str], *, mode: bool = False
+) -> tuple[fx.Graph, Way]:
+    """Trace as far as Python lets us; also return in which way."""
     failed: CaptureError | None = None
-    for way in ways(inputs):
+    for way in ways:
         branched.clear()
         tracer = way.tracer(branched)
         try:
@@ -187,7 +185,7 @@ def _trace_graph(
 
             if not only_refusals([*tracer.answers.values()], trial):
                 continue
-        return graph, [*way.notes]
+        return graph, way
     assert failed is not None
     raise failed
 

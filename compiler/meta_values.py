@@ -6,8 +6,7 @@ What comes out the same for two batch sizes does not follow the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import torch
@@ -21,9 +20,6 @@ Pair = tuple[Any, Any]
 """A value for inputs of the one size and of the other."""
 
 NUMBERS: Final = (int, float, bool)
-
-_CALL: Final[Any] = nn.Module.__call__
-_GETATTR: Final[Any] = nn.Module.__getattr__
 
 
 class Fact(Attribute):
@@ -46,6 +42,18 @@ class ValuedTracing(fx.Tracer):
     """What such tracers share; ``pairs`` must hold the values of nodes that were there before."""
 
     pairs: dict[fx.Node, Pair]
+    running: bool = False
+    """Whether modules run to give values; they are not traced meanwhile."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Trace a module, or run it."""
+        return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return an attribute of a module, as a value of the graph or as it is."""
+        return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def part(self, owner: fx.Proxy, pair: Pair, name: str) -> Any:
         """Return an attribute of a value: a number, a tensor, a method, or a fact about it."""
@@ -77,12 +85,15 @@ class ValuedTracing(fx.Tracer):
         values: list[Any] = []
         for index in (0, 1):
             args, kwargs = mapped((node.args, dict(node.kwargs)), lambda n, i=index: self.pair_of(n)[i])
+            self.running = True
             try:
-                with torch.no_grad(), _untraced():
+                with torch.no_grad():
                     values.append(_run(self.root, node, args, kwargs))
             except Exception as error:
                 first = (str(error).splitlines() or [""])[0]
                 raise TraceError(f"{node.target} does not run: {first}") from error
+            finally:
+                self.running = False
         return values[0], values[1]
 
 
@@ -127,18 +138,6 @@ def mapped(argument: Any, of: Callable[[fx.Node], Any]) -> Any:
     if isinstance(argument, slice):
         return slice(mapped(argument.start, of), mapped(argument.stop, of), mapped(argument.step, of))
     return argument
-
-
-@contextmanager
-def _untraced() -> Generator[None]:
-    """Let modules run as they are, while a tracer watches all modules."""
-    module: Any = nn.Module
-    watched = module.__call__, module.__getattr__
-    module.__call__, module.__getattr__ = _CALL, _GETATTR
-    try:
-        yield
-    finally:
-        module.__call__, module.__getattr__ = watched
 
 
 def _run(root: nn.Module, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

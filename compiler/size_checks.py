@@ -7,7 +7,8 @@ A question is answered for the sizes of the example inputs. What is traced then 
 answers. Others go another way at the first question that they answer differently, with all answers before it alike: if
 every path from there ends in a ``raise`` of the model's own, the model takes no such inputs, and sizes are free.
 
-What follows from the number of channels is no question: it comes out the same for images of other sizes.
+What follows from the number of channels is no question. Behind layers with weights it is known by being the same for
+larger images; in front of them it is asked like the others, for nothing says which axis channels are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.fx.proxy import TraceError
 
 from .errors import CompilerError
 from .meta_values import NUMBERS, ValuedTracing, mapped, sources
+from .program import submodule
 
 _FACTS: Final = frozenset({"dtype", "device", "layout", "is_cuda", "requires_grad", "is_floating_point", "is_complex"})
 """What can be asked of a tensor without asking about its sizes."""
@@ -131,7 +133,13 @@ class CheckedTracing(ValuedTracing):
         if str(node.args[1] if node.target is getattr else node.target) in _FACTS:
             return True
         one, other = self.pair_of(node)
-        return self.images and one == other and not any(map(self._cuts, sources({node}, lambda _: True)))
+        before = sources({node}, lambda _: True)
+        return self.images and one == other and any(map(self._weighs, before)) and not any(map(self._cuts, before))
+
+    def _weighs(self, node: fx.Node) -> bool:
+        """Tell whether a node would fail if channels were not where we think they are."""
+        held = submodule(self.root, str(node.target)).parameters() if node.op == "call_module" else ()
+        return any(tensor.numel() > 1 for tensor in held)
 
     def _cuts(self, node: fx.Node) -> bool:
         """Tell whether a node may make two sizes one."""

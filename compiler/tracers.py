@@ -188,7 +188,7 @@ class Way:
     """What is given up."""
 
 
-def ways(inputs: Sequence[torch.Tensor]) -> Iterator[Way]:
+def ways_of(inputs: Sequence[torch.Tensor]) -> Iterator[Way]:
     """Return what to try, in this order.
 
     Python may need the values of buffers (for a list, a loop): then they are what they are now. It may need sizes: then

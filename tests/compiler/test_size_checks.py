@@ -126,6 +126,18 @@ class Counting(Asking):
         return x * sum(range(x.shape[-1]))
 
 
+class Last(nn.Module):
+    """Has channels in the last axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x)
+        return self.fc(x if x.shape[1] < 10 else x * 2).mean((1, 2))
+
+
 class Sequences(nn.Module):
     """Its second axis is no number of channels."""
 
@@ -137,7 +149,7 @@ class Sequences(nn.Module):
         return self.fc(x if x.shape[1] < 10 else x * 2).sum(1)
 
 
-@pytest.mark.parametrize("kind", [Small, Square, Failing, Cut, Strided, Counting, Sequences])
+@pytest.mark.parametrize("kind", [Small, Square, Failing, Cut, Strided, Counting, Last, Sequences])
 def test_sizes_are_those_of_the_example_where_they_decide(kind: type[nn.Module]) -> None:
     x = torch.randn(2, 3, 4) if kind is Sequences else torch.randn(2, 3, 16, 16)
     assert trace(kind().eval(), x).notes == (NOTE,)
