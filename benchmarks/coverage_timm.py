@@ -79,6 +79,8 @@ Where weights are computed from others, `{FIRST}` stands in front (marked *: the
 - *proof error*: max |compact - masked original| / max |masked original| in float64; at most 1e-9 is demanded.
 - *trains alike*: what was captured, whole, gives the model's own outputs and running statistics in training mode from
   the same random numbers, to 1e-4; *evaluation only*: the capture says that it holds one of two modes.
+- *other sizes*: what was captured gives the model's own outputs for images twice as wide; *fixed*: the capture says
+  that it is for one size; -: the model takes no others.
 - *reloads*: model.py and model.safetensors give the compact module's outputs, bit for bit."""
 
 
@@ -120,6 +122,23 @@ def answer_of(out: Any) -> torch.Tensor:
     while not hasattr(out, "shape"):
         out = next(iter(out.values())) if isinstance(out, Mapping) else out[0]
     return out
+
+
+def takes_other_sizes(model: nn.Module, module: nn.Module, x: torch.Tensor) -> bool | None:
+    """Tell whether what was captured does what the model does with wider images; ``None`` if that takes none."""
+    import torch
+
+    wider = torch.cat([x[:1], x[:1].flip(3)], dim=3)
+    with torch.no_grad():
+        try:
+            wanted = answer_of(model.eval()(wider))
+        except Exception:
+            return None
+        try:
+            found = answer_of(module.eval()(wider))
+        except Exception:
+            return False
+    return found.shape == wanted.shape and float((found - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
 
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -175,6 +194,7 @@ def checked(name: str, make: Callable[[str], tuple[nn.Module, torch.Tensor]]) ->
         "vacuous": compiled.report["verification"]["vacuous"],
         "training": None if one_sided else apart_in_training(model, program.module, x),
         "reloads": same,
+        "other_sizes": takes_other_sizes(model, program.module, x),
         "unchanged": all(torch.equal(value, before[key]) for key, value in model.state_dict().items()),
         "notes": list(program.notes),
         "seconds": {"trace": round(traced, 2), "prune": round(pruned, 2)},
@@ -186,12 +206,14 @@ def problems(record: Json) -> list[str]:
     if "failed" in record:
         return [record["failed"]]
     training = record["training"]
+    free = record["other_sizes"] is not False
     demands = {
         f"the proof's error is {record['proof_error']:.1e}": record["proof_error"] <= 1e-9,
         f"{percent(record['macs_kept'])} % of the MACs are kept": abs(record["macs_kept"] - 0.5) <= 0.02,
         f"it trains otherwise ({training})": training is None or training <= 1e-4,
         "the proof is of a model that ignores its input": not record["vacuous"],
         "it does not reload": record["reloads"],
+        "it fails on other sizes, unsaid": free or any("sizes" in note for note in record["notes"]),
         "the model was changed": record["unchanged"],
     }
     return [text for text, good in demands.items() if not good]
@@ -207,12 +229,14 @@ def report(title: str, head: Mapping[str, Any], records: Sequence[Json]) -> list
         lines += [
             f"- largest proof error {max(r['proof_error'] for r in good):.1e}",
             f"- {sum(r['training'] is not None for r in good)} train as the model does",
+            f"- {sum(r['other_sizes'] is True for r in good)} take images of other sizes, "
+            f"{sum(r['other_sizes'] is False for r in good)} no more, as the capture says",
             f"- {sum(r['pipeline'] != PRUNE for r in good)} need `{FIRST}` in front",
             f"- trace and prune together: median {took[len(took) // 2]:.2f} s, at most {took[-1]:.2f} s",
             "",
         ]
     columns = ("model", "input", "M params", "G MACs", "params kept %", "MACs kept %", "proof error", "trains alike",
-               "reloads", "trace s", "prune s")  # fmt: skip
+               "other sizes", "reloads", "trace s", "prune s")  # fmt: skip
     lines += [LEGEND, "", *table(columns, [row(r) for r in records])]
     failed = [f"- {r['model']}: {'; '.join(problems(r))}" for r in records if problems(r)]
     noted = [f"- {r['model']}: {note}" for r in records for note in r.get("notes", ())]
@@ -222,7 +246,7 @@ def report(title: str, head: Mapping[str, Any], records: Sequence[Json]) -> list
 
 def row(record: Json) -> list[str]:
     if "failed" in record:
-        return [record["model"], "FAILED", *["-"] * 9]
+        return [record["model"], "FAILED", *["-"] * 10]
     return [
         record["model"] + ("*" if record["pipeline"] != PRUNE else ""),
         "x".join(map(str, record["input"][1:])),
@@ -232,6 +256,7 @@ def row(record: Json) -> list[str]:
         percent(record["macs_kept"]),
         f"{record['proof_error']:.1e}",
         "evaluation only" if record["training"] is None else "yes" if record["training"] <= 1e-4 else "NO",
+        {None: "-", True: "yes", False: "fixed"}[record["other_sizes"]],
         "exact" if record["reloads"] else "NO",
         *(f"{record['seconds'][stage]:.2f}" for stage in ("trace", "prune")),
     ]
@@ -275,7 +300,7 @@ def cover(
     if importlib.util.find_spec(package) is None:
         print(f"needs {package} (pip install {package})", file=sys.stderr)
         return 2
-    name = f"coverage_{package}"
+    name = Path(script).stem
     head, path = header(1, package), options.out / f"{name}.json"
     known: list[Json] = json.loads(path.read_text(encoding="utf-8"))["models"] if path.exists() else []
     records = {r["model"]: r for r in known if r["model"] in models}

@@ -31,10 +31,19 @@ _FACTS: Final = frozenset({"dtype", "device", "layout", "is_cuda", "requires_gra
 
 _CUTTING: Final = frozenset({"narrow", "split", "chunk", "tensor_split", "topk", "unfold"})
 
+_CREATING: Final = (torch.empty, torch.zeros, torch.ones)
+
 _TRIALS: Final = 64
 """Traces that may be spent on other answers."""
 
 _RAISE: Final = dis.opmap["RAISE_VARARGS"]
+
+
+class _Words(str):
+    """A text that stands in a tuple without quotes: of quotes within quotes there would be no end."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 class CheckedProxy(fx.Proxy):
@@ -123,14 +132,16 @@ class CheckedTracing(ValuedTracing):
         """Return how a number is computed from tensors: one text for one number."""
         if isinstance(self.pair_of(node)[0], torch.Tensor):
             return node.name
-        args, kwargs = mapped((node.args, dict(node.kwargs)), self._words)
-        return f"{node.op} {node.target} {args} {kwargs}"
+        args, kwargs = mapped((node.args, dict(node.kwargs)), lambda n: _Words(self._words(n)))
+        return f"({node.op} {node.target} {args} {kwargs})"
 
     def _is_fact(self, node: fx.Node) -> bool:
         """Tell whether a number is the same for all sizes."""
         if not any(isinstance(self.pair_of(n)[0], torch.Tensor) for n in node.all_input_nodes):
             return bool(node.all_input_nodes) and all(map(self._is_fact, node.all_input_nodes))
         if str(node.args[1] if node.target is getattr else node.target) in _FACTS:
+            return True
+        if isinstance(_created_with(node), int):
             return True
         one, other = self.pair_of(node)
         before = sources({node}, lambda _: True)
@@ -146,6 +157,15 @@ class CheckedTracing(ValuedTracing):
         if node.target is operator.getitem:
             return isinstance(self.pair_of(cast(fx.Node, node.args[0]))[0], torch.Tensor)
         return getattr(node.target, "__name__", node.target) in _CUTTING
+
+
+def _created_with(node: fx.Node) -> Any:
+    """Return what stands for a size where its tensor is made, if it is: ``torch.empty((batch, 0)).size(1)``."""
+    made, axis = (*node.args, None)[:2]
+    if node.target != "size" or not isinstance(made, fx.Node) or made.target not in _CREATING:
+        return None
+    sizes = made.args[0] if made.args else made.kwargs.get("size")
+    return sizes[axis] if isinstance(sizes, (tuple, list)) and isinstance(axis, int) else None
 
 
 def only_refusals(answers: Sequence[bool], trial: Callable[[Sequence[bool]], tuple[Sequence[bool], bool]]) -> bool:

@@ -5,10 +5,10 @@
             return x
         ...
 
-Most code has a copy of this function, or of a module that does the same. It branches on ``training``, so that a graph
-would hold one of the two modes. A function of this name, and a module with nothing but a rate, is replaced if trying it
-shows that it is stochastic depth: the identity in evaluation, and in training every sample is dropped or divided by the
-probability to survive.
+Most code has a copy of this function, some as ``drop_connect``, or of a module that does the same. It branches on
+``training``, so that a graph would hold one of the two modes. A function of such a name, and a module with nothing but
+a rate, is replaced if trying it shows that it is stochastic depth: the identity in evaluation, and in training every
+sample is dropped or divided by the probability to survive.
 
 Huang et al., Deep Networks with Stochastic Depth, ECCV 2016; the name is from Larsson et al., FractalNet, ICLR 2017.
 """
@@ -27,7 +27,7 @@ from torch import nn
 
 from . import functional
 
-_NAME: Final = "drop_path"
+_NAMES: Final = ("drop_path", "drop_connect")
 _SAMPLES: Final = 64
 _MORE: Final = 64
 """Times, where a rate is so small or so large that nothing happens to a few samples, or the same to all."""
@@ -37,18 +37,19 @@ _MORE: Final = 64
 def own_stochastic_depth(model: nn.Module) -> Generator[None]:
     """Replace functions, wherever the classes of a model's modules look them up, and modules, for a while."""
     spaces = {id(space): space for module in model.modules() if (space := _globals_of(type(module))) is not None}
-    found = [(space, space[_NAME]) for space in spaces.values() if isinstance(space.get(_NAME), FunctionType)]
+    named = [(space, name, space.get(name)) for space in spaces.values() for name in _NAMES]
+    found = [(space, name, function) for space, name, function in named if isinstance(function, FunctionType)]
     modules = [(module, rate) for module in model.modules() if (rate := _rate(module)) is not None]
-    for space, function in found:
+    for space, name, function in found:
         if _drops_samples(function):
-            space[_NAME] = _replacement(function)
+            space[name] = _replacement(function)
     for module, rate in modules:
         module.__dict__["forward"] = partial(_forward, module, rate)
     try:
         yield
     finally:
-        for space, function in found:
-            space[_NAME] = function
+        for space, name, function in found:
+            space[name] = function
         for module, _ in modules:
             del module.__dict__["forward"]
 
@@ -98,7 +99,7 @@ def _replacement(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _drops_samples(function: Callable[..., Any], rate: float = 0.25) -> bool:
     """Try it, on so many samples that some are dropped and some are not."""
-    x = torch.rand(_SAMPLES, 2, 3, dtype=torch.float64) + 1
+    x = torch.rand(_SAMPLES, 2, 3, 1, dtype=torch.float64) + 1
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
@@ -110,6 +111,6 @@ def _drops_samples(function: Callable[..., Any], rate: float = 0.25) -> bool:
     except Exception:  # it takes something else
         return False
     kept = (dropped != 0).flatten(1).all(1)
-    wanted = torch.where(kept[:, None, None], x / (1 - rate), torch.zeros_like(x))
+    wanted = torch.where(kept[:, None, None, None], x / (1 - rate), torch.zeros_like(x))
     some = 0 < int(kept.sum()) < len(x)
     return some and all(torch.equal(y, x[:_SAMPLES]) for y in same) and torch.allclose(dropped, wanted, rtol=1e-12)

@@ -54,6 +54,26 @@ def test_a_copy_of_it_is_one_graph_for_both_modes() -> None:
     assert not torch.equal(made(INPUT), made(INPUT))
 
 
+def drop_connect(inputs: Tensor, p: float, training: bool) -> Tensor:
+    assert 0 <= p <= 1
+    if not training:
+        return inputs
+    keep_prob = 1 - p
+    random_tensor = keep_prob + torch.rand([inputs.shape[0], 1, 1, 1], dtype=inputs.dtype, device=inputs.device)
+    return inputs / keep_prob * torch.floor(random_tensor)
+
+
+class DropConnect(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return drop_connect(x, p=0.5, training=self.training)
+
+
+def test_it_has_another_name_in_older_networks() -> None:
+    program = trace(Block(DropConnect()).eval(), INPUT)
+    assert program.notes == ()
+    assert functional.stochastic_depth in [node.target for node in program.graph.nodes]
+
+
 def test_without_a_rate_nothing_is_dropped() -> None:
     program = trace(Block(DropPath(0.0)).eval(), INPUT)
     assert program.notes == ()
