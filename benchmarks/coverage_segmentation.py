@@ -4,8 +4,8 @@
     python benchmarks/coverage_segmentation.py                     # everything
     python benchmarks/coverage_segmentation.py --only 'Unet*'      # some; the results of the others stay
 
-On several encoders, with random weights, nothing dropped at random; otherwise as coverage_timm.py. Writes results/coverage_segmentation.json and
-results/coverage_segmentation.md.
+On several encoders, with random weights, what drops at random left out; otherwise as coverage_timm.py. Writes
+results/coverage_segmentation.json and results/coverage_segmentation.md.
 """
 
 from __future__ import annotations
