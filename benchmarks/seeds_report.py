@@ -37,7 +37,8 @@ def summarised(records: Mapping[str, Any]) -> dict[str, list[Row]]:
     found: dict[str, list[list[Row]]] = {}
     for record in records.values():
         if record["finished"]:
-            found.setdefault(record["experiment"], []).append(record["stages"])
+            images = record["asked"]["images"]
+            found.setdefault(record["experiment"], []).append([{**row, "images": images} for row in record["stages"]])
     return {name: [_over_seeds(stages) for stages in zip(*runs, strict=True)] for name, runs in found.items()}
 
 
@@ -48,6 +49,7 @@ def _over_seeds(rows: Sequence[Row]) -> Row:
     return {
         "stage": rows[0]["stage"],
         "epochs": rows[0]["epochs"],
+        "images": rows[0]["images"],
         **mean,
         "top1": [row["top1"] for row in rows],
         "same": sum(same),
@@ -62,9 +64,13 @@ def checks(records: Mapping[str, Any]) -> list[Check]:
         first, last = rows[0], rows[-1]
         if first is not last:
             lost = statistics.fmean(first["top1"]) - statistics.fmean(last["top1"])
-            told = f"{_spread(first['top1'])} -> {_spread(last['top1'])} %"
+            told = f"{_spread(first['top1'])} -> {_spread(last['top1'])} %{_of_images(first)}"
             found.append(Check(f"{name} loses at most {LOST} points", lost <= LOST, told))
     return found
+
+
+def _of_images(row: Row) -> str:
+    return f", {row['images']:,} images" if row["images"] else ""
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -82,12 +88,17 @@ def _cells(title: str, row: Row, first: Row) -> list[str]:
 def _hard_and_soft(found: Mapping[str, Sequence[Row]]) -> list[str]:
     lines: list[str] = []
     for title, rows in HARD_AND_SOFT:
-        original = next((name for _, name in rows if name in found), None)  # all begin with the same training
-        if original is None:
+        shown: list[list[str]] = []
+        first: Row = {}
+        for text, name in rows:
+            if name not in found:
+                continue
+            if found[name][0] != first:  # most begin with the same training
+                first = found[name][0]
+                shown.append(_cells(f"original{_of_images(first)}", first, first))
+            shown.append(_cells(text, found[name][-1], first))
+        if not shown:
             continue
-        first = found[original][0]
-        shown = [_cells("original", first, first)]
-        shown += [_cells(text, found[name][-1], first) for text, name in rows if name in found]
         lines += [f"### {title}", "", *table(COLUMNS, shown), ""]
     if not lines:
         return []
@@ -102,7 +113,7 @@ def _slimming(found: Mapping[str, Sequence[Row]]) -> list[str]:
         if name in found:
             rows = found[name]
             shown = [_cells(names[row["stage"]], row, rows[0]) for row in rows]
-            lines += [f"### {title}", "", *table(COLUMNS, shown), ""]
+            lines += [f"### {title}{_of_images(rows[0])}", "", *table(COLUMNS, shown), ""]
     return ["## Network slimming", "", *lines] if lines else []
 
 
