@@ -31,10 +31,25 @@ class Fact(Attribute):
         self.pair = pair
         super().__init__(of, name)
 
+    @property
+    def known(self) -> Any:
+        """What it is now, and not "meta"."""
+        return device_of(self.tracer.root) if isinstance(self.pair[0], torch.device) else self.pair[0]
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with another, or with a device or type that code names."""
+        return bool(self.known == (other.known if isinstance(other, Fact) else other))
+
+    def __ne__(self, other: object) -> bool:
+        """Compare likewise."""
+        return not self == other
+
+    __hash__ = fx.Proxy.__hash__
+
     def __getattr__(self, name: str) -> Any:
         """Return a number or a text."""
-        if name == "type" and isinstance(self.pair[0], torch.device):  # and not "meta"
-            return device_of(self.tracer.root).type
+        if name == "type" and isinstance(self.known, torch.device):
+            return self.known.type
         return self.tracer.part(self, self.pair, name)
 
 
@@ -111,7 +126,7 @@ def larger_sizes(inputs: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[
     The batch is one more; sizes are multiples of those given, since models may ask for that. Channels stay.
     """
     ones = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
-    factor = 1 + max(math.ceil(64 / size) for x in ones for size in x.shape[2:])
+    factor = 1 + max(math.ceil(64 / max(size, 1)) for x in ones for size in x.shape[2:])
     return [(x, x.new_empty((x.shape[0] + 1, x.shape[1], *(size * factor for size in x.shape[2:])))) for x in ones]
 
 

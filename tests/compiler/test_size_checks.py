@@ -61,8 +61,10 @@ class Asserting(Asking):
         return x
 
     def between(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.size(1) == 0 or x.device.type == "none":
+        if x.ndim != 4 or x.size(1) == 0 or x.device.type == "none" or x.device != self.fc.weight.device:
             return x * 2
+        if x.device == torch.device("cuda") or x.dtype in (torch.float16, torch.bfloat16) or x.is_cuda:
+            return x * 3
         nothing = torch.empty((x.shape[0], 0, x.shape[2]), device=x.device)
         return x if x.size(1) == 8 and nothing.size(1) == 0 else x + 1
 
