@@ -103,7 +103,7 @@ def _check_that_it_runs(model: nn.Module, inputs: Sequence[torch.Tensor]) -> Non
     """Run a model that cannot be traced, for what is in its way may be the inputs.
 
     Raises:
-        CaptureError: It does not take them.
+        UntraceableError: It does not take them as they are; still, others may know how to call it.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -112,7 +112,7 @@ def _check_that_it_runs(model: nn.Module, inputs: Sequence[torch.Tensor]) -> Non
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         first = (str(error).splitlines() or [""])[0]
-        raise CaptureError(
+        raise UntraceableError(
             f"{type(model).__name__} does not run on inputs of shape {shapes}: {type(error).__name__}: {first}",
             hint="check the input shape (--input)",
         ) from error
