@@ -80,7 +80,7 @@ Where weights are computed from others, `{FIRST}` stands in front (marked *: the
 - *trains alike*: what was captured, whole, gives the model's own outputs and running statistics in training mode from
   the same random numbers, to 1e-4; *evaluation only*: the capture says that it holds one of two modes.
 - *other sizes*: what was captured gives the model's own outputs for images twice as wide; *fixed*: the capture says
-  that it is for one size; -: the model takes no others.
+  that it is for one size; -: the model takes no others; ?: was not asked when this was measured.
 - *reloads*: model.py and model.safetensors give the compact module's outputs, bit for bit."""
 
 
@@ -206,7 +206,7 @@ def problems(record: Json) -> list[str]:
     if "failed" in record:
         return [record["failed"]]
     training = record["training"]
-    free = record["other_sizes"] is not False
+    free = record.get("other_sizes") is not False
     demands = {
         f"the proof's error is {record['proof_error']:.1e}": record["proof_error"] <= 1e-9,
         f"{percent(record['macs_kept'])} % of the MACs are kept": abs(record["macs_kept"] - 0.5) <= 0.02,
@@ -229,8 +229,8 @@ def report(title: str, head: Mapping[str, Any], records: Sequence[Json]) -> list
         lines += [
             f"- largest proof error {max(r['proof_error'] for r in good):.1e}",
             f"- {sum(r['training'] is not None for r in good)} train as the model does",
-            f"- {sum(r['other_sizes'] is True for r in good)} take images of other sizes, "
-            f"{sum(r['other_sizes'] is False for r in good)} no more, as the capture says",
+            f"- {sum(r.get('other_sizes') is True for r in good)} take images of other sizes, "
+            f"{sum(r.get('other_sizes') is False for r in good)} no more, as the capture says",
             f"- {sum(r['pipeline'] != PRUNE for r in good)} need `{FIRST}` in front",
             f"- trace and prune together: median {took[len(took) // 2]:.2f} s, at most {took[-1]:.2f} s",
             "",
@@ -256,7 +256,7 @@ def row(record: Json) -> list[str]:
         percent(record["macs_kept"]),
         f"{record['proof_error']:.1e}",
         "evaluation only" if record["training"] is None else "yes" if record["training"] <= 1e-4 else "NO",
-        {None: "-", True: "yes", False: "fixed"}[record["other_sizes"]],
+        {None: "-", True: "yes", False: "fixed", "?": "?"}[record.get("other_sizes", "?")],
         "exact" if record["reloads"] else "NO",
         *(f"{record['seconds'][stage]:.2f}" for stage in ("trace", "prune")),
     ]
