@@ -15,6 +15,7 @@ from secateur.backends.engines import onnx_export
 from secateur.backends.engines.onnx_export import _separate_zero_points, emit, export, unsupported
 from secateur.backends.engines.onnx_runtime import session_engine
 from secateur.compiler.capture import trace
+from secateur.compiler.cpu import read_cpu
 from secateur.compiler.errors import CompilerError
 from support.quantized_by_hand import Mixed, quantized
 from support.small import Residual, captured
@@ -121,7 +122,7 @@ def test_several_outputs_come_flat_and_in_order(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def integers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Any]:
-    program = quantized(Mixed(16), 2, 3, 16, 16)
+    program = quantized(Mixed(16), 2, 3, 16, 16, weight_bits=read_cpu().weight_bits)
     path = tmp_path_factory.mktemp("integers") / "model.onnx"
     return program, path, emit(program, path)
 

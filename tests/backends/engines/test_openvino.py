@@ -10,6 +10,7 @@ from torch import nn
 
 from secateur.backends.engines import openvino
 from secateur.backends.engines.openvino import OpenVino
+from secateur.compiler.cpu import read_cpu
 from secateur.compiler.errors import CompilerError
 from support.quantized_by_hand import Mixed, quantized
 from support.small import Residual, captured
@@ -31,7 +32,7 @@ def test_real_numbers() -> None:
 
 
 def test_integers_and_a_file_of_its_own(tmp_path: Path) -> None:
-    program = quantized(Mixed(16), 2, 3, 16, 16)
+    program = quantized(Mixed(16), 2, 3, 16, 16, weight_bits=read_cpu().weight_bits)
     found = OpenVino().emit(program, tmp_path / "model.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
     assert found.notes == ()
