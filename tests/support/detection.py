@@ -20,6 +20,12 @@ def torchvision() -> Any:
     return import_torchvision()
 
 
+def part(name: str) -> Any:
+    """One of torchvision's modules for detection."""
+    torchvision()
+    return importlib.import_module(f"torchvision.models.detection.{name}")
+
+
 def layer(inputs: int, outputs: int, stride: int = 2) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
@@ -32,7 +38,7 @@ def body() -> nn.Sequential:
 
 def pyramid(width: int = WIDTH) -> Any:
     """Three levels: two convolved ones and a pooled one."""
-    utils = importlib.import_module("torchvision.models.detection.backbone_utils")
+    utils = part("backbone_utils")
     return utils.BackboneWithFPN(body(), {"layer1": "0", "layer2": "1"}, [10, 12], width)
 
 
@@ -50,7 +56,7 @@ class TwoMaps(nn.Module):
 
 
 def anchors(per_place: int = 1) -> Any:
-    utils = importlib.import_module("torchvision.models.detection.anchor_utils")
+    utils = part("anchor_utils")
     sizes = ((12,), (24,), (48,))
     return utils.AnchorGenerator(sizes, ((0.5, 1.0, 2.0)[:per_place],) * len(sizes))
 
@@ -61,7 +67,7 @@ def pool(size: int) -> Any:
 
 def rcnn(name: str, **heads: Any) -> nn.Module:
     detection = torchvision().models.detection
-    faster = importlib.import_module("torchvision.models.detection.faster_rcnn")
+    faster = part("faster_rcnn")
     return getattr(detection, name)(
         pyramid(),
         min_size=SIZE,
@@ -85,7 +91,7 @@ def faster_rcnn() -> nn.Module:
 
 
 def mask_rcnn() -> nn.Module:
-    mask = importlib.import_module("torchvision.models.detection.mask_rcnn")
+    mask = part("mask_rcnn")
     return rcnn(
         "MaskRCNN",
         mask_roi_pool=pool(4),
@@ -95,7 +101,7 @@ def mask_rcnn() -> nn.Module:
 
 
 def keypoint_rcnn() -> nn.Module:
-    keypoint = importlib.import_module("torchvision.models.detection.keypoint_rcnn")
+    keypoint = part("keypoint_rcnn")
     return rcnn(
         "KeypointRCNN",
         keypoint_roi_pool=pool(4),
@@ -119,14 +125,14 @@ def fcos() -> nn.Module:
 
 def ssd(head: Callable[[Any], nn.Module] | None = None) -> nn.Module:
     detection = torchvision().models.detection
-    utils = importlib.import_module("torchvision.models.detection.anchor_utils")
+    utils = part("anchor_utils")
     boxes = utils.DefaultBoxGenerator([[2], [2]])
     options = {"score_thresh": 0.0, "topk_candidates": 20, "detections_per_img": 5}
     return detection.ssd.SSD(TwoMaps(), boxes, (SIZE, SIZE), 3, head=head(boxes) if head else None, **options)
 
 
 def ssdlite() -> nn.Module:
-    lite = importlib.import_module("torchvision.models.detection.ssdlite")
+    lite = part("ssdlite")
     return ssd(lambda boxes: lite.SSDLiteHead([10, 12], boxes.num_anchors_per_location(), 3, nn.BatchNorm2d))
 
 
