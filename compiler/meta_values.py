@@ -22,6 +22,36 @@ Pair = tuple[Any, Any]
 NUMBERS: Final = (int, float, bool)
 
 
+class ValuedProxy(fx.Proxy):
+    """A value of the graph that knows what it is for two sizes of inputs."""
+
+    node: fx.Node
+    tracer: ValuedTracing
+
+    @property
+    def pair(self) -> Pair:
+        """The value for both, on meta tensors."""
+        return self.tracer.pair_of(self.node)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """All sizes."""
+        return tuple(self.size(axis) for axis in range(self.dim()))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.dim()
+
+    def dim(self) -> int:
+        """Number of axes."""
+        return self.pair[0].dim()
+
+    def size(self, dim: int | None = None) -> Any:
+        """Return one size, as a value of the graph, or all of them."""
+        return self.shape if dim is None else self.tracer.create_proxy("call_method", "size", (self, dim), {})
+
+
 class Fact(Attribute):
     """A dtype or a device: a value of the graph, of which Python may know what it is now."""
 

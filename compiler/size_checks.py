@@ -23,7 +23,7 @@ from torch import fx, nn
 from torch.fx.proxy import TraceError
 
 from .errors import CompilerError
-from .meta_values import NUMBERS, ValuedTracing, mapped, sources
+from .meta_values import NUMBERS, ValuedProxy, ValuedTracing, mapped, sources
 from .program import submodule
 
 _FACTS: Final = frozenset({"dtype", "device", "layout", "is_cuda", "requires_grad", "is_floating_point", "is_complex"})
@@ -46,33 +46,12 @@ class _Words(str):
     __repr__ = str.__str__
 
 
-class CheckedProxy(fx.Proxy):
+class CheckedProxy(ValuedProxy):
     """A value of the graph that knows how many sizes it has, but none of them."""
-
-    node: fx.Node
-    tracer: CheckedTracing
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """Values of the graph."""
-        return tuple(self.size(axis) for axis in range(self.dim()))
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return self.dim()
-
-    def size(self, dim: int | None = None) -> Any:
-        """Return one size or all of them."""
-        return self.shape if dim is None else self.tracer.create_proxy("call_method", "size", (self, dim), {})
-
-    def dim(self) -> int:
-        """Number of axes."""
-        return self.tracer.pair_of(self.node)[0].dim()
 
     def __len__(self) -> int:
         """Return the number of results, or fail where it is a size."""
-        value = self.tracer.pair_of(self.node)[0]
+        value = self.pair[0]
         if isinstance(value, torch.Tensor):
             raise TraceError("Python needs a size as a number")
         return len(value)
@@ -80,7 +59,7 @@ class CheckedProxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         """Return what else a tensor has."""
         if name in ("dtype", "device"):
-            return self.tracer.part(self, self.tracer.pair_of(self.node), name)
+            return self.tracer.part(self, self.pair, name)
         return super().__getattr__(name)
 
 

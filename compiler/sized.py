@@ -20,44 +20,23 @@ from torch import fx
 from torch.fx.proxy import TraceError
 
 from . import functional
-from .meta_values import NUMBERS, Pair, ValuedTracing
+from .meta_values import NUMBERS, ValuedProxy, ValuedTracing
 
 _CREATING: Final = frozenset({"new_zeros", "new_ones", "new_full", "new_empty"})
 
 
-class SizedProxy(fx.Proxy):
+class SizedProxy(ValuedProxy):
     """A value of the graph that knows its sizes."""
 
-    node: fx.Node
-    tracer: SizedTracing
     view_of: tuple[SizedProxy, Any] | None = None
     """Of what it is a part, and which."""
 
-    @property
-    def pair(self) -> Pair:
-        """The value for both batch sizes, on meta tensors."""
-        return self.tracer.pairs[self.node]
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """Numbers, and values of the graph where a size follows the batch."""
-        return tuple(self.size(axis) for axis in range(self.dim()))
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return self.dim()
-
     def size(self, dim: int | None = None) -> Any:
-        """Return one size or all of them."""
+        """Return one size or all of them: numbers, and values of the graph where they follow the batch."""
         if dim is None:
             return self.shape
         one, other = (value.shape[dim] for value in self.pair)
-        return one if one == other else self.tracer.create_proxy("call_method", "size", (self, dim), {})
-
-    def dim(self) -> int:
-        """Number of axes."""
-        return self.pair[0].dim()
+        return one if one == other else super().size(dim)
 
     def numel(self) -> Any:
         """Return the number of elements."""
