@@ -48,6 +48,7 @@ def _over_seeds(rows: Sequence[Row]) -> Row:
     same = [row["same_as_masked"] for row in rows if row["same_as_masked"]]
     return {
         "stage": rows[0]["stage"],
+        "how": rows[0]["how"],
         "epochs": rows[0]["epochs"],
         "images": rows[0]["images"],
         **mean,
@@ -156,6 +157,7 @@ def report(records: Mapping[str, Any]) -> list[str]:
         lines += [f"### {name} ({record['model']})", "", f"Paper: {record['paper']}.", ""]
         scale = f"epochs x {asked['scale']:g}, {asked['least_epochs']} at least"
         lines += [f"The paper's recipe with {scale}{images}{'; ' if changes else ''}{changes}.", ""]
+        lines += ["; ".join(f"{row['stage']}: `{row['how']}`" for row in rows if row["how"]) + ".", ""]
         columns = (*COLUMNS, "mean of last 5", "predictions as masked")
         shown = [
             [

@@ -230,6 +230,7 @@ def _row(stage: str, report: Mapping[str, Any]) -> dict[str, Any]:
     training, predictions = report.get("training"), report.get("predictions")
     row = {"stage": stage, **{key: report["after"][key] for key in ("params", "macs", "bytes")}}
     row["same_as_masked"] = predictions["images"] if predictions and report["pipeline"] else None
+    row["how"] = " ".join(training["methods"]) if training else report["pipeline"]
     if training:
         return {**row, **{key: training[key] for key in ("epochs", "top1", "best", "mean_of_last_5", "seed")}}
     return {**row, "top1": predictions["top1"] if predictions else None, "epochs": 0}
@@ -263,15 +264,22 @@ def cells(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
     return [row["stage"], str(row["epochs"]), *share, f"{row['bytes'] / 1024:,.0f}", top1, mean, same]
 
 
+def _pruned_by(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return by what each stage prunes, for those that do; nothing if none does."""
+    return "; ".join(f"{row['stage']}: `{row['how']}`" for row in rows if row["how"])
+
+
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the results as a table."""
     first = results["stages"][0]
+    how = _pruned_by(results["stages"])
     lines = [
         f"# {results['asked']['experiment']} ({results['model']})",
         "",
         f"Paper: {results['paper']}. Here: {results['asked']['data']}, epochs x {results['asked']['scale']:g}, "
         f"seed {results['asked']['seed']}.",
         "",
+        *([f"{how}.", ""] if how else []),
         f"| {' | '.join(COLUMNS)} |",
         f"|---|{'---:|' * (len(COLUMNS) - 1)}",
     ]

@@ -15,6 +15,8 @@ otherwise, and why:
   ``bounded``  the same, with gradients of zeroed filters no larger than those of the other filters of the layer.
   ``none``     nothing comes back.
 
+* In the last epochs the choice stays, and nothing comes back (``settle``): what is left learns to do without. Else the
+  network is trained to its end with filters that are then gone, which after few epochs is a loss.
 * Nothing is zeroed before the first epoch: of a fresh network that would be chance, and for good.
 """
 
@@ -22,11 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....compiler.dependency import ChannelGroup, Role
 from ....compiler.errors import OptionError
@@ -63,6 +67,8 @@ class Soft:
     revival: Revival = "decay"
     keep: float = 0.5
     """How much of a zeroed filter comes back, with ``revival=decay``."""
+    settle: float = 0.2
+    """Share of all epochs, the last ones, in which the choice stays and nothing comes back; rounded up."""
     momentum: Literal["keep", "reset"] = "keep"
     """What the optimizer remembers of zeroed filters."""
 
@@ -72,6 +78,7 @@ class Soft:
             ("interval", self.interval >= 1, "1 or more epochs"),
             ("begin", self.begin >= 1, "1 or more: nothing is zeroed before the first epoch"),
             ("keep", 0 <= self.keep <= 1, "0 <= keep <= 1"),
+            ("settle", 0 <= self.settle < 1, "0 <= settle < 1"),
         ):
             if not good:
                 raise OptionError(f"{name}={getattr(self, name):g} is out of range", where="soft", hint=hint)
@@ -91,6 +98,8 @@ class SoftPruning(Callback):
         self.gone: Bools | None = None
         self.saved: dict[str, Tensor] = {}
         """Parameters as they were before filters were zeroed, until these come back."""
+        self.held: list[tuple[nn.Parameter, Tensor]] = []
+        """Parameters and masks of what is kept at zero in this epoch."""
 
     def begin(self, run: Run) -> None:
         """Find the filters.
@@ -116,10 +125,11 @@ class SoftPruning(Callback):
 
     def after_epoch(self, run: Run) -> None:
         """Zero the smallest filters, where it is time."""
-        number, options = run.epoch + 1, self.options
-        if number < run.epochs and (number < options.begin or (number - options.begin) % options.interval):
+        number, options, last = run.epoch + 1, self.options, self._last_choice(run)
+        if number < last and (number < options.begin or (number - options.begin) % options.interval):
             return
-        before, gone = self.gone, self.filters.smallest(options.norm, self.rates)
+        before = self.gone
+        gone = before if before is not None and number > last else self.filters.smallest(options.norm, self.rates)
         self.saved = {name: p.detach().clone() for name, p, _, _ in self.filters.parts(gone)}
         self.filters.zero(gone)
         self.gone = gone
@@ -130,17 +140,31 @@ class SoftPruning(Callback):
             run.figures["revived"] = float((before & ~gone).sum())
             run.figures["overlap"] = float((before & gone).sum() / max(1, before.sum()))
 
+    def _last_choice(self, run: Run) -> int:
+        """Return the number of the epoch, from 1, after which filters are chosen for the last time."""
+        return max(1, run.epochs - ceil(Fraction(str(self.options.settle)) * run.epochs))
+
     @torch.no_grad()
     def before_epoch(self, run: Run) -> None:
-        """Let filters come back."""
-        if not self.saved or self.gone is None:
+        """Let filters come back, or keep them at zero."""
+        self.held = []
+        if self.gone is None:
             return
-        share = {"decay": (self.options.keep, self.options.keep), "none": (0.0, 0.0)}
-        weights, norms = share.get(self.options.revival, (0.0, 1.0))
-        for name, parameter, mask, role in self.filters.parts(self.gone):
-            factor = norms if role is Role.CARRIES else weights
-            parameter.copy_(torch.where(mask, factor * self.saved[name], parameter))
+        if self.options.revival == "none" or run.epoch >= self._last_choice(run):
+            self.held = [(parameter, mask) for _, parameter, mask, _ in self.filters.parts(self.gone)]
+        elif self.saved:
+            keep = self.options.keep
+            weights, norms = (keep, keep) if self.options.revival == "decay" else (0.0, 1.0)
+            for name, parameter, mask, role in self.filters.parts(self.gone):
+                factor = norms if role is Role.CARRIES else weights
+                parameter.copy_(torch.where(mask, factor * self.saved[name], parameter))
         self.saved = {}
+
+    @torch.no_grad()
+    def after_step(self, run: Run) -> None:
+        """Put back what gradients, weight decay or old momentum moved of filters that stay at zero."""
+        for parameter, mask in self.held:
+            parameter.masked_fill_(mask, 0.0)
 
     @torch.no_grad()
     def before_step(self, run: Run) -> None:

@@ -130,6 +130,8 @@ def test_a_method_leaves_the_network_that_it_masked(invoke: Invoke, monkeypatch:
     assert code == 0, err
     (row,) = json.loads(out)["stages"]
     assert row["same_as_masked"] == 10
+    assert row["how"] == "soft{rate=0.25}"
+    assert "\nsoft: `soft{rate=0.25}`.\n" in Path("made/results.md").read_text()
 
 
 def test_given_weights_stand_for_the_first_stage(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

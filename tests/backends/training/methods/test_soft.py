@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur
+from secateur.backends.training.callback import Callback, Run
 from secateur.backends.training.loop import fit
 from secateur.backends.training.methods.catalog import build
 from secateur.backends.training.methods.filters import Filters
@@ -95,7 +96,7 @@ def test_the_compact_network_is_the_masked_one(text: str) -> None:
 
 def test_nothing_is_zeroed_before_its_time_and_in_between() -> None:
     module = network()
-    run, callback = run_of(module, epochs=6), SoftPruning(Soft(rate=0.5, begin=2, interval=2))
+    run, callback = run_of(module, epochs=6), SoftPruning(Soft(rate=0.5, begin=2, interval=2, settle=0))
     callback.begin(run)
     zeros: list[bool] = []
     for _ in range(6):
@@ -107,6 +108,55 @@ def test_nothing_is_zeroed_before_its_time_and_in_between() -> None:
 def test_the_last_epoch_always_ends_with_zeros() -> None:
     module, _ = trained(Soft(rate=0.5, begin=9), epochs=3)
     assert zero_rows(module, "conv2") == 5
+
+
+# What stays.
+
+
+def dead_rows(module: nn.Module) -> tuple[list[bool], ...]:
+    """Which filters of every convolution are zero, and which channels of every norm have neither scale nor shift."""
+    with torch.no_grad():
+        found = [(p.flatten(1) == 0).all(1) for p in (module.get_parameter(f"conv{i}.weight") for i in (1, 2, 3))]
+        for i in (1, 2, 3):
+            found.append((module.get_parameter(f"bn{i}.weight") == 0) & (module.get_parameter(f"bn{i}.bias") == 0))
+    return tuple(rows.tolist() for rows in found)
+
+
+@pytest.mark.parametrize("options", [Soft(rate=0.5, settle=0.4), Soft(rate=0.5, settle=0, revival="none")])
+def test_what_stays_zero_is_so_after_every_step(options: Soft) -> None:
+    """Under momentum and weight decay; of five epochs, the last two settle."""
+    module = network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    run, callback, seen = run_of(module, epochs=5, optimizer=optimizer), SoftPruning(options), list[Any]()
+
+    class Watch(Callback):
+        def after_step(self, run: Run) -> None:
+            seen.append(dead_rows(run.module))
+
+    callback.begin(run)
+    chosen: list[Any] = []
+    for _ in range(5):
+        epoch_of(run, [callback, Watch()])
+        chosen.append(dead_rows(module))
+    assert seen[18:] == 12 * [chosen[2]]
+    assert chosen[2:] == 3 * [chosen[2]]
+    assert any(map(any, chosen[2]))
+    assert (seen[11] == chosen[0]) == (options.revival == "none")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "settle", "last"), [(1, 0.9, 1), (2, 0.2, 1), (5, 0.2, 4), (10, 0.3, 7), (10, 0, 10)]
+)
+def test_whole_epochs_settle_and_one_at_least_comes_before(epochs: int, settle: float, last: int) -> None:
+    module = network()
+    run, callback = run_of(module, epochs=epochs), SoftPruning(Soft(rate=0.5, begin=99, settle=settle))
+    callback.begin(run)
+    chosen: list[bool] = []
+    for _ in range(epochs):
+        before = callback.gone
+        epoch_of(run, [callback])
+        chosen.append(callback.gone is not before)
+    assert [number for number, new in enumerate(chosen, 1) if new] == [last]
 
 
 # What comes back.
@@ -215,6 +265,7 @@ def test_state_survives_an_interruption() -> None:
         ("soft{begin=0}", "begin=0"),
         ("soft{interval=0}", "interval=0"),
         ("soft{keep=2}", "keep=2"),
+        ("soft{settle=1}", "settle=1"),
         ("soft{norm=l3}", "l3"),
         ("sift", "there is no training method 'sift'"),
     ],
