@@ -242,7 +242,7 @@ def _independent(program: Program, original: Program) -> tuple[Program, nn.Modul
             made[id(tensor)] = tensor
     root = copy.deepcopy(tree, made)
     graph = copy.deepcopy(program.graph) if program.graph is original.graph else program.graph
-    compact = Program(graph, root, program.inputs, program.name, program.notes)
+    compact = replace(program, graph=graph, root=root)
     flags = [(layer, layer.training) for layer in root.modules()]
     module = compact.module
     for layer, training in flags:  # building the module sets one flag for all; frozen batch norms keep theirs

@@ -25,20 +25,18 @@ from typing import Any, Final
 import torch
 from torch import fx, nn
 
-from . import tracers
+from .accepting import accepting_values
 from .auxiliary import NOTE, join
 from .called_layers import call_layers
 from .collection import no_collection
 from .devices import device_of
 from .errors import CaptureError, CompilerError, UntraceableError
 from .expand import expand, is_opaque
-from .meta_values import ValuedTracing
 from .modes import merge
 from .mutation import is_in_place, seen_elsewhere
 from .program import InputSpec, Program, referenced_tree
 from .shapes import infer, is_tensor
 from .size_checks import CheckedTracing, only_refusals
-from .spread_sizes import spread_sizes
 from .stochastic_depth import own_stochastic_depth
 from .tracers import Way, training_flags, ways_of
 
@@ -138,7 +136,8 @@ def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None
     _make_mutation_explicit(graph, model)
     for node in graph.nodes:  # else generated code would wrap the helpers again, under whatever names it has for them
         node.meta.pop("is_wrapped", None)
-    program = expand(Program(graph, referenced_tree(model, graph), specs, class_name, tuple(notes)))
+    tree = referenced_tree(model, graph)
+    program = expand(Program(graph, tree, specs, class_name, tuple(notes), sized=way.sized))
     call_layers(program, model)
     eliminate_dead_code(program.graph, program.root)
     return replace(program, root=referenced_tree(program.root, program.graph))
@@ -174,9 +173,8 @@ def _trace_graph(
         except CompilerError:
             raise
         except Exception as error:
-            if failed is None or not isinstance(tracer, ValuedTracing):
-                failed = _capture_error(model, tracer, error)
-                failed.__cause__ = error
+            failed = _capture_error(model, tracer, error)  # the last way goes furthest
+            failed.__cause__ = error
             continue
         if isinstance(tracer, CheckedTracing):
 
@@ -205,7 +203,7 @@ def _run(model: nn.Module, tracer: fx.Tracer, branched: list[str], mode: bool) -
     """Trace, and take back what that does to the model, but for literal tensors, which fx stores there."""
     take_back, own = _remembered(model), set(model.__dict__)
     try:
-        with training_flags(model, branched, mode), spread_sizes(), own_stochastic_depth(model):
+        with training_flags(model, branched, mode), accepting_values(), own_stochastic_depth(model):
             return _with_plain_result(tracer.trace(model))
     finally:
         literals = {n: v for n, v in model.__dict__.items() if n not in own and isinstance(v, torch.Tensor)}
@@ -258,8 +256,8 @@ def _capture_error(model: nn.Module, tracer: fx.Tracer, error: Exception) -> Unt
         owner = model
     frames = traceback.extract_tb(error.__traceback__)
     library = f"{Path(torch.__file__).parent}{os.sep}"  # and not torchvision
-    ours = (__file__, tracers.__file__)
-    own = [f for f in frames if not f.filename.startswith(library) and f.filename not in ours]
+    ours = Path(__file__).parent
+    own = [f for f in frames if not f.filename.startswith(library) and Path(f.filename).parent != ours]
     line = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "unknown line"
     first = (str(error).splitlines() or [""])[0].partition(". ")[0]  # the sentence; fx goes on with advice
     return UntraceableError(

@@ -41,7 +41,8 @@ def call_on_meta(target: Callable[..., Any] | str, args: Sequence[Any], kwargs: 
         return args[0]
     here = [_on_meta(a, target == "to" and place == 1) for place, a in enumerate(args)]
     named = {name: _on_meta(a, target == "to" and name == "device") for name, a in kwargs.items()}
-    return getattr(here[0], target)(*here[1:], **named) if isinstance(target, str) else target(*here, **named)
+    with _META:  # for what is made anew
+        return getattr(here[0], target)(*here[1:], **named) if isinstance(target, str) else target(*here, **named)
 
 
 def _on_meta(argument: Any, named: bool) -> Any:

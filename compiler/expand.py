@@ -11,6 +11,7 @@ its channels.
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,8 +92,7 @@ class _Opening(SizedTracing):
                 continue
             else:
                 self.made[node] = self._copy(node)
-        program = Program(self.graph, referenced_tree(self.root, self.graph), old.inputs, old.name, old.notes)
-        return program
+        return replace(old, graph=self.graph, root=referenced_tree(self.root, self.graph))
 
     def _value(self, made: Any) -> Any:
         if isinstance(made, fx.Node):

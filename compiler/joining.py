@@ -110,6 +110,7 @@ class Joining:
     placed: dict[str, Any] = field(default_factory=dict[str, Any])
     contracts: list[str] = field(default_factory=list[str])
     notes: dict[str, None] = field(default_factory=dict[str, None])
+    sized: bool = False
 
     def __post_init__(self) -> None:
         named = (*self.model.named_buffers(), *self.model.named_parameters())
@@ -127,7 +128,8 @@ class Joining:
         borders = self._borders()
         output = self.graph.output(tuple(dict.fromkeys(self._node(border) for border in borders)))
         give_reasons(output, {border.node: border.reason for border in borders})
-        program = Program(self.graph, self.tree, tuple(self.inputs), type(self.model).__name__, tuple(self.notes))
+        name, notes = type(self.model).__name__, tuple(self.notes)
+        program = Program(self.graph, self.tree, tuple(self.inputs), name, notes, sized=self.sized)
         infer(program)
         return Regions(program, tuple(regions), tuple(borders), tuple(self.contracts), self.outside, self.root)
 
@@ -153,6 +155,7 @@ class Joining:
                 moved[node] = self._copy(node, moved, program, path)
         for number, (held, node) in enumerate(zip(event.gave, result, strict=True)):
             self._gives(held, node, (path, number))
+        self.sized |= program.sized
         self.notes |= dict.fromkeys(f"{path or 'the model'}: {note}" for note in program.notes)
         return Region(path, event.call.given, event.call.gave, tuple(given), tuple(node.name for node in result))
 

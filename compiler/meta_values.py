@@ -51,6 +51,26 @@ class ValuedProxy(fx.Proxy):
         """Return one size, as a value of the graph, or all of them."""
         return self.shape if dim is None else self.tracer.create_proxy("call_method", "size", (self, dim), {})
 
+    def length(self) -> Any:
+        """Return the size of the first axis, or the number of results."""
+        value = self.pair[0]
+        return self.size(0) if isinstance(value, torch.Tensor) else len(value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what can be called. Else it is what it is: every proxy is callable to code that asks before it calls."""
+        called = callable(self.pair[0]) or args or kwargs
+        return super().__call__(*args, **kwargs) if called else self
+
+    def __index__(self) -> int:
+        """Refuse to be a number, with a reason.
+
+        Raises:
+            TraceError: Always.
+        """
+        raise TraceError("Python needs a size as a number that follows the batch")
+
+    __int__ = __len__ = __index__
+
 
 class Fact(Attribute):
     """A dtype or a device: a value of the graph, of which Python may know what it is now."""

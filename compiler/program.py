@@ -53,6 +53,8 @@ class Program:
     """A class name for the emitted module."""
     notes: tuple[str, ...] = field(default=())
     """What capture had to decide on the user's behalf, in sentences."""
+    sized: bool = False
+    """Whether sizes are those of the example inputs, but for the batch: it means nothing for inputs of others."""
 
     _owners: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module], init=False, repr=False)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -194,7 +194,7 @@ def in_float64(program: Program, state: Mapping[str, Tensor] | None = None) -> P
     inputs = tuple(
         InputSpec(i.name, i.shape, torch.float64 if i.dtype.is_floating_point else i.dtype) for i in program.inputs
     )
-    copied = Program(graph, root, inputs, program.name, program.notes)
+    copied = replace(program, graph=graph, root=root, inputs=inputs)
     infer(copied)
     return copied
 
@@ -295,7 +295,7 @@ class _Check:
         """Compare on both batches; also tell whether the original's answers did not depend on the input."""
         trials: list[Trial] = []
         outputs: list[Tensor] = []
-        for candidates in _input_shapes(self.original.inputs):
+        for candidates in _input_shapes(self.original):
             for shapes in candidates:
                 inputs = [_random(s, i, self.generator) for s, i in zip(shapes, self.original.inputs, strict=True)]
                 self.progress(f"proving on {' and '.join('x'.join(map(str, s)) for s in shapes)}")
@@ -321,12 +321,13 @@ def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-def _input_shapes(inputs: Sequence[InputSpec]) -> list[list[tuple[tuple[int, ...], ...]]]:
-    """Two batch sizes; for the second, other spatial sizes are tried first."""
+def _input_shapes(original: Program) -> list[list[tuple[tuple[int, ...], ...]]]:
+    """Two batch sizes; for the second, other spatial sizes are tried first, where the program claims any."""
+    inputs = original.inputs
     first = tuple((2, *i.shape[1:]) for i in inputs)
     same = tuple((3, *i.shape[1:]) for i in inputs)
     smaller = tuple((3, *i.shape[1:2], *(_smaller(s) for s in i.shape[2:])) for i in inputs)
-    return [[first], [smaller, same] if smaller != same else [same]]
+    return [[first], [same] if original.sized or smaller == same else [smaller, same]]
 
 
 def _smaller(size: int) -> int:

@@ -49,13 +49,6 @@ class _Words(str):
 class CheckedProxy(ValuedProxy):
     """A value of the graph that knows how many sizes it has, but none of them."""
 
-    def __len__(self) -> int:
-        """Return the number of results, or fail where it is a size."""
-        value = self.pair[0]
-        if isinstance(value, torch.Tensor):
-            raise TraceError("Python needs a size as a number")
-        return len(value)
-
     def __getattr__(self, name: str) -> Any:
         """Return what else a tensor has."""
         if name in ("dtype", "device"):

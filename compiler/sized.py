@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import torch
 from torch import fx
-from torch.fx.proxy import TraceError
 
 from . import functional
 from .meta_values import NUMBERS, ValuedProxy, ValuedTracing
@@ -47,16 +46,9 @@ class SizedProxy(ValuedProxy):
         """Return what else a tensor has."""
         return self.tracer.part(self, self.pair, name)
 
-    def __len__(self) -> int:
-        """Return what Python wants to loop over."""
-        one, other = (len(value) for value in self.pair)
-        if one != other:
-            raise TraceError("the length of a tensor follows the batch")
-        return one
-
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Loop over the parts."""
-        return (self[index] for index in range(len(self)))
+        return (self[index] for index in range(self.length()))
 
     def __getitem__(self, index: Any) -> Any:
         """Remember what it is a part of."""

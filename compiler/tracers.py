@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from torch import fx, nn
+from torch.fx.proxy import TraceError
 
 from . import functional
 from .devices import device_of, without_moving
@@ -94,6 +96,22 @@ class Tracer(fx.Tracer):
                 self.graph.erase_node(argument.node)
         # fx changes functions with stars or keywords, the outermost decorator's too, to take all by position.
         return (root_fn if function is inner else _by_name(root_fn)), args
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Trace what has no name of its own as the functions that it calls; let what does nothing take lists, too.
+
+        Raises:
+            TraceError: It has no name, but weights.
+        """
+        if type(m) is nn.Identity and len(args) == 1 and not isinstance(args[0], (fx.Proxy, torch.Tensor)):
+            return args[0]
+        if m not in (self.submodule_paths or {}):
+            if any(True for _ in itertools.chain(m.parameters(), m.buffers())):
+                raise TraceError(f"a {type(m).__name__} with weights is no submodule: keep it in an nn.ModuleList")
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def create_arg(self, a: Any) -> Any:
         """Let a training flag be a node."""
@@ -186,6 +204,8 @@ class Way:
     """Makes a tracer from a list, into which it writes who branches on training flags, and forced answers, if any."""
     notes: tuple[str, ...]
     """What is given up."""
+    sized: bool = False
+    """Whether sizes become numbers."""
 
 
 def ways_of(inputs: Sequence[torch.Tensor]) -> Iterator[Way]:
@@ -212,4 +232,4 @@ def ways_of(inputs: Sequence[torch.Tensor]) -> Iterator[Way]:
             notes = () if buffers else ("what the model computes from its buffers was computed once, at capture",)
             if make is sized:
                 notes = (*notes, "the model computes with sizes, which are those of the example inputs")
-            yield Way(partial(make, buffers=buffers), notes)
+            yield Way(partial(make, buffers=buffers), notes, sized=make is sized)

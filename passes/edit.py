@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,9 +26,7 @@ class Edit:
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         graph.output(graph.graph_copy(program.graph, copies))
-        self.program = Program(
-            graph, referenced_tree(program.root, program.graph), program.inputs, program.name, program.notes
-        )
+        self.program = replace(program, graph=graph, root=referenced_tree(program.root, program.graph))
         self.graph = graph
         self._readers = _readers(self.program)
         self._dtypes: dict[str, torch.dtype] = {}
@@ -87,7 +86,7 @@ class Edit:
         eliminate_dead_code(self.graph, self.program.root)
         root = referenced_tree(self.program.root, self.graph)
         added = tuple(note for note in notes if note not in self.program.notes)
-        finished = Program(self.graph, root, self.program.inputs, self.program.name, (*self.program.notes, *added))
+        finished = replace(self.program, root=root, notes=(*self.program.notes, *added))
         infer(finished)
         return finished
 

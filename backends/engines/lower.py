@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import torch
@@ -117,7 +118,7 @@ def lower(program: Program, dialect: Dialect, rewrite: Rewrite | None = None) ->
         CompilerError: Integers of a kind that has no counterpart: names the node.
     """
     graph, root = _copy(without_training(program))
-    copied = Program(graph, root, program.inputs, program.name)
+    copied = replace(program, graph=graph, root=root, notes=())
     if rewrite is not None:
         rewrite(copied)
     infer(copied)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -132,7 +132,7 @@ def _cut(
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(program.graph, new)).meta = dict(next(iter(reversed(program.graph.nodes))).meta)
-    copy = Program(graph, program.root, program.inputs, program.name, program.notes)
+    copy = replace(program, graph=graph)
     sites: dict[Site, str] = {}
     for call, macs, edges in wanted:
         cuts: list[fx.Node] = []

@@ -37,7 +37,7 @@ def rewrite(program: Program, tensors: dict[str, torch.Tensor], kept: KeptChanne
     """Return the compact program."""
     root = rebuild_modules(program, tensors, kept)
     graph = fx.Graph()
-    compact = Program(graph, root, program.inputs, program.name, program.notes)
+    compact = replace(program, graph=graph, root=root)
     _Rewriter(program, compact, kept).run()
     eliminate_dead_code(graph, root)
     # An earlier pass's gather may have become dead just now, and its indices with it.

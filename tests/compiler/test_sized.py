@@ -74,6 +74,34 @@ class Asking(nn.Module):
         return self.fc(x.mT.mean((2, 3)))
 
 
+class Tokens(nn.Module):
+    """Attention over as many tokens as there are; at half of the size, its graph would take channels for tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 32, stride=32)
+        self.q, self.v, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        places = sum(range(x.shape[2] * x.shape[3])) / 6 * torch.linspace(0, 1, x.shape[2] * x.shape[3])[:, None]
+        x = x.flatten(2).transpose(1, 2)
+        heads = (x.shape[0], places.shape[0], -1, 4)
+        q, v = (y.view(heads).transpose(1, 2) for y in (self.q(x + places), self.v(x)))
+        x = F.scaled_dot_product_attention(q, q, v).transpose(1, 2)
+        return self.out(x.reshape(x.shape[0], places.shape[0], -1))
+
+
+def test_what_is_captured_for_a_size_is_proven_for_that_size() -> None:
+    torch.manual_seed(0)
+    program = trace(Tokens().eval(), torch.randn(1, 3, 64, 64))
+    assert program.sized
+    assert program.module(torch.randn(1, 3, 32, 32)).shape == (1, 4, 16)  # runs, and means nothing
+    made = compile_model(program, pipeline="prune{ratio=0.5}")
+    (stretch,) = made.report["verification"]["stretches"]
+    assert [trial["shapes"] for trial in stretch["trials"]] == [[[2, 3, 64, 64]], [[3, 3, 64, 64]]]
+
+
 @pytest.mark.parametrize("kind", [Same, Caching, Asking])
 def test_models_that_compute_with_sizes_are_captured_and_proven(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -68,7 +69,7 @@ def quantized(
             real = graph.call_function(dequantize, (q, scale, zero_point))
         for reader in readers:
             reader.replace_input_with(new, real)
-    return Program(graph, root, program.inputs, program.name, program.notes)
+    return replace(program, graph=graph, root=root)
 
 
 def _fuses(program: Program, node: fx.Node) -> bool:

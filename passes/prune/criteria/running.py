@@ -10,7 +10,7 @@ Everything runs in evaluation mode on a private copy: the user's module keeps it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,7 @@ def private(program: Program, leaf: Callable[[Tensor], Tensor] = Tensor.detach) 
 
     root = layer_of(referenced_tree(program.root, program.graph))
     inputs = tuple(InputSpec(i.name, i.shape, _computed_in(i.dtype)) for i in program.inputs)
-    return Program(program.graph, root, inputs, program.name, program.notes)
+    return replace(program, root=root, inputs=inputs)
 
 
 def _computed_in(dtype: torch.dtype) -> torch.dtype:
