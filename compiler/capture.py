@@ -137,7 +137,7 @@ def _traced(model: nn.Module, inputs: tuple[torch.Tensor, ...], name: str | None
     for node in graph.nodes:  # else generated code would wrap the helpers again, under whatever names it has for them
         node.meta.pop("is_wrapped", None)
     tree = referenced_tree(model, graph)
-    program = expand(Program(graph, tree, specs, class_name, tuple(notes), sized=way.sized))
+    program = expand(Program(graph, tree, specs, class_name, tuple(notes), sized=way.sizes == "numbers"))
     call_layers(program, model)
     eliminate_dead_code(program.graph, program.root)
     return replace(program, root=referenced_tree(program.root, program.graph))
@@ -165,7 +165,10 @@ def _trace_graph(
 ) -> tuple[fx.Graph, Way]:
     """Trace as far as Python lets us; also return in which way."""
     failed: CaptureError | None = None
+    asked = False
     for way in ways:
+        if asked and way.sizes == "checked":
+            continue  # it asked about sizes for more than to refuse some, and would again
         branched.clear()
         tracer = way.tracer(branched)
         try:
@@ -181,7 +184,8 @@ def _trace_graph(
             def trial(forced: Sequence[bool], way: Way = way) -> tuple[list[bool], bool]:
                 return _trial(model, way, forced, mode)
 
-            if not only_refusals([*tracer.answers.values()], trial):
+            asked = not only_refusals([*tracer.answers.values()], trial)
+            if asked:
                 continue
         return graph, way
     assert failed is not None

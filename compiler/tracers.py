@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import fx, nn
@@ -204,8 +204,8 @@ class Way:
     """Makes a tracer from a list, into which it writes who branches on training flags, and forced answers, if any."""
     notes: tuple[str, ...]
     """What is given up."""
-    sized: bool = False
-    """Whether sizes become numbers."""
+    sizes: Literal["unknown", "checked", "numbers"]
+    """What Python sees of sizes."""
 
 
 def ways_of(inputs: Sequence[torch.Tensor]) -> Iterator[Way]:
@@ -227,9 +227,11 @@ def ways_of(inputs: Sequence[torch.Tensor]) -> Iterator[Way]:
     def sized(branched: list[str], *, buffers: bool) -> Tracer:
         return SizedTracer(two_sizes(shapes), branched, buffers=buffers)
 
-    for make in (plain, checked, sized):
+    kinds: tuple[tuple[Literal["unknown", "checked", "numbers"], Callable[..., Tracer]], ...]
+    kinds = ("unknown", plain), ("checked", checked), ("numbers", sized)
+    for sizes, make in kinds:
         for buffers in (True, False):
             notes = () if buffers else ("what the model computes from its buffers was computed once, at capture",)
             if make is sized:
                 notes = (*notes, "the model computes with sizes, which are those of the example inputs")
-            yield Way(partial(make, buffers=buffers), notes, sized=make is sized)
+            yield Way(partial(make, buffers=buffers), notes, sizes)
