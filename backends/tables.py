@@ -64,6 +64,7 @@ def _widths(groups: Sequence[Mapping[str, Any]], sign: _Signs) -> RenderableType
     table = _table("channels of", "layers", "before", "", "after", "kept", "")
     for column in (1, 2, 4, 5):
         table.columns[column].justify = "right"
+    table.columns[0].no_wrap, table.columns[-1].no_wrap = False, True  # long names fold, and not the bars
     shown = rows[:LONGEST]
     for row in shown:
         kept = row.after / max(row.before, 1)
