@@ -3,6 +3,7 @@
     torch.zeros(b, 1, h, w)      ->   torch.zeros((b, 1, h, w))
     table.expand(b, 1, h, w)     ->   table.expand((b, 1, h, w))      where table is a tensor, no value of the graph
     len(x)                       ->   x.size(0)
+    torch.is_tensor(x)           ->   isinstance(x, torch.Tensor)
     torch.finfo(x.dtype)         ->   that of what the dtype is now
     torch.zeros_like(x, requires_grad=self.training)   ->   torch.zeros_like(x)
     torch._check(x.max() < 2)    ->   nothing: values are not known, and a graph asserts nothing
@@ -23,6 +24,7 @@ from typing import Any, Final
 import torch
 from torch import fx
 
+from .kinds import ClassedProxy
 from .meta_values import Fact, ValuedProxy
 from .tracers import TrainingFlag
 
@@ -35,22 +37,25 @@ _METHODS: Final = ("expand", "view", "reshape", "new_zeros", "new_ones", "new_em
 @contextmanager
 def accepting_values() -> Generator[None]:
     """Accept them for a while."""
-    with _spread(), _lengths(), _limits(), _unchecked():
+    with _spread(), _asked(), _limits(), _unchecked():
         yield
 
 
 @contextmanager
-def _lengths() -> Generator[None]:
-    own = builtins.len
+def _asked() -> Generator[None]:
+    own, is_tensor = builtins.len, torch.is_tensor
 
     def length(of: Any) -> Any:
         return of.length() if isinstance(of, ValuedProxy) else own(of)
 
-    builtins.len = length
+    def stands_for_tensor(of: Any) -> bool:
+        return issubclass(of.kind(), torch.Tensor) if isinstance(of, ClassedProxy) else is_tensor(of)
+
+    builtins.len, torch.is_tensor = length, stands_for_tensor
     try:
         yield
     finally:
-        builtins.len = own
+        builtins.len, torch.is_tensor = own, is_tensor
 
 
 @contextmanager

@@ -6,6 +6,7 @@ What comes out the same for two batch sizes does not follow the batch.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -14,6 +15,7 @@ from torch import fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from .devices import call_on_meta, device_of
+from .kinds import ClassedProxy
 from .program import submodule
 
 Pair = tuple[Any, Any]
@@ -22,7 +24,7 @@ Pair = tuple[Any, Any]
 NUMBERS: Final = (int, float, bool)
 
 
-class ValuedProxy(fx.Proxy):
+class ValuedProxy(ClassedProxy):
     """A value of the graph that knows what it is for two sizes of inputs."""
 
     node: fx.Node
@@ -32,6 +34,10 @@ class ValuedProxy(fx.Proxy):
     def pair(self) -> Pair:
         """The value for both, on meta tensors."""
         return self.tracer.pair_of(self.node)
+
+    def kind(self) -> type:
+        """Return the class of the value."""
+        return type(self.pair[0])
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -69,10 +75,14 @@ class ValuedProxy(fx.Proxy):
         """
         raise TraceError("Python needs a size as a number that follows the batch")
 
-    __int__ = __len__ = __index__
+    __int__ = __index__
+
+    def __len__(self) -> int:
+        """Return the length as a number, which Python itself insists on: ``list(x)``."""
+        return operator.index(self.length())
 
 
-class Fact(Attribute):
+class Fact(ClassedProxy, Attribute):
     """A dtype or a device: a value of the graph, of which Python may know what it is now."""
 
     tracer: ValuedTracing
@@ -85,6 +95,10 @@ class Fact(Attribute):
     def known(self) -> Any:
         """What it is now, and not "meta"."""
         return device_of(self.tracer.root) if isinstance(self.pair[0], torch.device) else self.pair[0]
+
+    def kind(self) -> type:
+        """Return the class of what it is now."""
+        return type(self.known)
 
     def __eq__(self, other: object) -> bool:
         """Compare with another, or with a device or type that code names."""

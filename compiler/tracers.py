@@ -6,10 +6,11 @@ import inspect
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.proxy import TraceError
@@ -17,6 +18,7 @@ from torch.fx.proxy import TraceError
 from . import functional
 from .devices import device_of, without_moving
 from .errors import CaptureError
+from .kinds import PlainProxy
 from .layers import layer_class
 from .meta_values import Pair, ValuedTracing, larger_sizes, two_sizes
 from .ops import CLASSES
@@ -26,6 +28,8 @@ from .sized import SizedTracing
 
 _IMAGE: Final = 4
 """Axes that an image has at the least: batch, channels, and the others."""
+
+_DATA: Final = frozenset({"item", "tolist", "numpy"})
 
 _REPLACED: Final = {"stochastic_depth": functional.stochastic_depth}
 """Wrapped library functions, by name, and the helper that stands in for each (same parameters, same behaviour)."""
@@ -72,8 +76,17 @@ class Tracer(fx.Tracer):
         self.given = given
         self.proxy_buffer_attributes = buffers
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return a value of the graph."""
+        return PlainProxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep whole what runs as a layer that we know does: subclasses that only construct, quantized layers."""
+        """Keep whole what runs as a layer that we know does: subclasses that only construct, quantized layers.
+
+        Hooks behind a layer are part of what it does; they run where the code of the layer is traced.
+        """
+        if m._forward_hooks and not m._forward_pre_hooks and not isinstance(m, (nn.MultiheadAttention, nn.RNNBase)):
+            return False
         return layer_class(type(m)) in CLASSES or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -114,7 +127,13 @@ class Tracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
     def create_arg(self, a: Any) -> Any:
-        """Let a training flag be a node."""
+        """Let a training flag be a node, a number of numpy's a plain one, and a result with named fields a dict."""
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, np.generic):
+            return a.item()
+        if is_dataclass(a) and not isinstance(a, (type, dict)):
+            a = {field.name: getattr(a, field.name) for field in fields(a)}
         if isinstance(a, TrainingFlag):
             return self.create_node("get_attr", TRAINING, (), {})
         if isinstance(a, dict) and type(a) is not dict:  # OrderedDict outputs of segmentation models
@@ -128,7 +147,13 @@ class Tracer(fx.Tracer):
         return super().create_node(kind, target, args, kwargs, *rest, **more)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
-        """Leave tensors where the model is."""
+        """Leave tensors where the model is.
+
+        Raises:
+            TraceError: The data of a tensor are asked for.
+        """
+        if kind == "call_method" and target in _DATA:
+            raise TraceError(f"Python needs the numbers in a tensor ({target})")
         if kind == "call_method" and target == "to":
             args, kwargs = without_moving(args, kwargs, device_of(self.root))
             if len(args) == 1 and not kwargs:

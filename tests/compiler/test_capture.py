@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.compiler.capture import trace
-from secateur.compiler.errors import CaptureError, UntraceableError
+from secateur.compiler.errors import CaptureError
 from secateur.compiler.program import Program
 from support.pruning import program_of
 from support.zoo import ZOO
@@ -246,85 +246,3 @@ def test_decorated_functions_get_their_arguments_by_name_and_hooks_run_once() ->
     program = trace(model, x)
     assert (model.installed, model.found, len(model.body._forward_hooks)) == (False, [], 0)
     torch.testing.assert_close(program.module(x), model(x))
-
-
-class Idle(nn.Module):
-    """A neck that may do something with several maps, and does nothing; zeros that ask for gradients in training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.neck, self.drop = nn.Conv2d(3, 4, 1), nn.Identity(), nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(self.conv(x))
-        maps = self.neck((x, x * 2))
-        if not isinstance(maps, tuple):
-            raise TypeError
-        return maps[0] + maps[1] + torch.zeros_like(x, requires_grad=self.training)
-
-
-def test_what_does_nothing_takes_anything() -> None:
-    model, x = Idle().eval(), torch.randn(2, 3, 4, 4)
-    program = trace(model, x)
-    assert torch.equal(program.module(x), model(x))
-    assert not program.notes
-
-
-class Unnamed(nn.Module):
-    """Layers without weights, made where they are used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))(self.conv(x))
-        return nn.Softmax(dim=1)(self.fc(x.mean((2, 3))))
-
-
-def test_layers_that_are_made_in_forward_are_functions() -> None:
-    model, x = Unnamed().eval(), torch.randn(2, 3, 8, 8)
-    program = trace(model, x)
-    assert torch.equal(program.module(x), model(x))
-    assert not program.notes
-    assert [node.target for node in program.graph.nodes if node.op == "call_module"] == ["conv", "fc"]
-
-
-class Listed(nn.Module):
-    """Keeps its layers where PyTorch does not find them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = [nn.Conv2d(3, 3, 1)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convs[0](x)
-
-
-def test_layers_with_weights_have_to_be_submodules() -> None:
-    with pytest.raises(UntraceableError, match=r"Conv2d with weights is no submodule: keep it in an nn\.ModuleList"):
-        trace(Listed(), torch.zeros(1, 3, 4, 4))
-
-
-class Checking(nn.Module):
-    """Checks values, sizes, and what its caller may have given as a function."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        torch._check_tensor_all(x < 9)
-        for right in ((x < 9).all(), x.shape[-1] % 2 == 0, lambda: x.shape[1] == 3):
-            found = right() if callable(right) else right
-            (torch._check_tensor_all if isinstance(found, Tensor) else torch._check)(found)
-        return self.conv(x) if x.shape[-1] > 2 else x
-
-
-def test_checks_of_values_are_no_part_of_the_graph() -> None:
-    model, x = Checking().eval(), torch.randn(2, 3, 4, 4)
-    program = trace(model, x)
-    assert torch.equal(program.module(x), model(x))
-    assert len(program.graph.nodes) == 3
-    with pytest.raises(CaptureError, match="does not run on inputs of shape"):
-        trace(model, torch.randn(2, 3, 3, 3))
