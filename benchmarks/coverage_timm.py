@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
@@ -227,6 +228,7 @@ def report(title: str, head: Mapping[str, Any], records: Sequence[Json]) -> list
     lines += [f"**{len(good)} of {len(records)} models passed all checks.**", ""]
     if good:
         took = sorted(sum(r["seconds"].values()) for r in good)
+        at = Counter(r["commit"] for r in records)
         lines += [
             f"- largest proof error {max(r['proof_error'] for r in good):.1e}",
             f"- {sum(r['training'] is not None for r in good)} train as the model does",
@@ -234,6 +236,7 @@ def report(title: str, head: Mapping[str, Any], records: Sequence[Json]) -> list
             f"{sum(r.get('other_sizes') is False for r in good)} no more, as the capture says",
             f"- {sum(r['pipeline'] != PRUNE for r in good)} need `{FIRST}` in front",
             f"- trace and prune together: median {took[len(took) // 2]:.2f} s, at most {took[-1]:.2f} s",
+            f"- measured at commit {', '.join(f'{commit} ({count})' for commit, count in at.most_common())}",
             "",
         ]
     columns = ("model", "input", "M params", "G MACs", "params kept %", "MACs kept %", "proof error", "trains alike",
