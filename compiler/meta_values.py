@@ -5,9 +5,12 @@ What comes out the same for two batch sizes does not follow the batch.
 
 from __future__ import annotations
 
+import dis
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, Final, cast
 
 import torch
@@ -76,6 +79,12 @@ class ValuedProxy(ClassedProxy):
         raise TraceError("Python needs a size as a number that follows the batch")
 
     __int__ = __index__
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Loop over results, over as many parts of a tensor as are unpacked, or over all where that is a number."""
+        unpacked = _unpacked_by(sys._getframe(1))
+        whole: Any = self
+        return (whole[place] for place in range(operator.index(self.length()) if unpacked is None else unpacked))
 
     def __len__(self) -> int:
         """Return the length as a number, which Python itself insists on: ``list(x)``."""
@@ -174,6 +183,12 @@ class ValuedTracing(fx.Tracer):
             finally:
                 self.running = False
         return values[0], values[1]
+
+
+def _unpacked_by(frame: FrameType) -> int | None:
+    """Return how many names code is about to unpack something into: ``q, k, v = x``."""
+    at = next((i for i in dis.get_instructions(frame.f_code) if i.offset == frame.f_lasti), None)
+    return at.argval if at is not None and at.opname == "UNPACK_SEQUENCE" else None
 
 
 def two_sizes(inputs: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Pair]:

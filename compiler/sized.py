@@ -46,10 +46,6 @@ class SizedProxy(ValuedProxy):
         """Return what else a tensor has."""
         return self.tracer.part(self, self.pair, name)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Loop over the parts."""
-        return (self[index] for index in range(self.length()))
-
     def __getitem__(self, index: Any) -> Any:
         """Remember what it is a part of."""
         part = self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})

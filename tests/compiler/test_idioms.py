@@ -58,6 +58,14 @@ def asks_of_results(self: Base, x: Any) -> Tensor:
     return self.head(torch.cat(parts, 1) * scale)
 
 
+def lists(self: Base, x: Tensor) -> Tensor:
+    """Blocks of YOLO; and the parts of a tensor, unpacked."""
+    parts = list(self.conv1(x).chunk(2, 1))
+    parts += [torch.relu(part) for part in parts]
+    one, two, three = torch.stack(parts[:3])
+    return self.head(torch.cat([one, two + three], 1))
+
+
 def says(self: Base, x: Tensor) -> Tensor:
     logging.getLogger("idioms").debug("shape %s, %s", x.shape, f"{x.size(0)} images")
     return self.head(self.conv1(x))
@@ -83,7 +91,7 @@ def hooked_before(self: Base, x: Tensor) -> Tensor:
     return self.head(x + self.kept["conv1"])
 
 
-@pytest.mark.parametrize("body", [asks, asks_of_results, says, numbers, hooked_here, hooked_before])
+@pytest.mark.parametrize("body", [asks, asks_of_results, lists, says, numbers, hooked_here, hooked_before])
 def test_what_people_write_is_captured(body: Callable[[Any, Tensor], Any]) -> None:
     torch.manual_seed(0)
     model, x = Base(body).eval(), torch.randn(2, 3, 8, 8)
