@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
+from . import hooks
 from .devices import call_on_meta, device_of
 from .kinds import ClassedProxy
 from .program import submodule
@@ -242,7 +243,8 @@ def _run(root: nn.Module, node: fx.Node, args: Sequence[Any], kwargs: Mapping[st
         try:
             for space, _ in modes:  # a tracer may have put there what layers do not take
                 space["training"] = False
-            return torch.func.functional_call(module, state, tuple(args), dict(kwargs))
+            with hooks.without(module):
+                return torch.func.functional_call(module, state, tuple(args), dict(kwargs))
         finally:
             for space, mode in modes:
                 space["training"] = mode

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeGuard, cast
 import torch
 from torch import fx
 
+from . import hooks
 from .devices import call_on_meta
 from .errors import CaptureError
 from .ops import Call, normalise
@@ -326,7 +327,8 @@ def _execute(program: Program, node: fx.Node) -> Any:
             if node.op == "call_module":
                 module = program.owner(str(node.target))
                 state = {k: v.to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
-                result = torch.func.functional_call(module, state, args, kwargs)
+                with hooks.without(module):
+                    result = torch.func.functional_call(module, state, args, kwargs)
             else:
                 result = call_on_meta(cast(Any, node.target), args, kwargs)
     except Exception as error:

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import TraceError
 
-from . import functional
+from . import functional, hooks
 from .devices import device_of, without_moving
 from .errors import CaptureError
 from .kinds import PlainProxy
@@ -74,6 +74,8 @@ class Tracer(fx.Tracer):
     def __init__(self, given: int, *, buffers: bool) -> None:
         super().__init__(autowrap_functions=functional.HELPERS)
         self.given = given
+        self.opened: set[nn.Module] = set()
+        """Layers whose own code is traced, with their hooks."""
         self.proxy_buffer_attributes = buffers
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -81,11 +83,8 @@ class Tracer(fx.Tracer):
         return PlainProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep whole what runs as a layer that we know does: subclasses that only construct, quantized layers.
-
-        Hooks behind a layer are part of what it does; they run where the code of the layer is traced.
-        """
-        if m._forward_hooks and not m._forward_pre_hooks and not isinstance(m, (nn.MultiheadAttention, nn.RNNBase)):
+        """Keep whole what runs as a layer that we know does: subclasses that only construct, quantized layers."""
+        if m in self.opened:
             return False
         return layer_class(type(m)) in CLASSES or super().is_leaf_module(m, module_qualified_name)
 
@@ -124,7 +123,12 @@ class Tracer(fx.Tracer):
             if any(True for _ in itertools.chain(m.parameters(), m.buffers())):
                 raise TraceError(f"a {type(m).__name__} with weights is no submodule: keep it in an nn.ModuleList")
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        made = super().call_module(m, forward, args, kwargs)
+        whole = isinstance(made, fx.Proxy) and made.node.op == "call_module" and m not in self.opened
+        if whole and hooks.are_traced(m) and hooks.show(m, args, kwargs, made):
+            self.opened.add(m)
+            made = super().call_module(m, forward, args, kwargs)
+        return made
 
     def create_arg(self, a: Any) -> Any:
         """Let a training flag be a node, a number of numpy's a plain one, and a result with named fields a dict."""

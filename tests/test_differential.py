@@ -128,9 +128,10 @@ def test_tied_weights_stay_tied() -> None:
     assert module.get_submodule("a").weight is module.get_submodule("b").weight
 
 
-def test_hooks_survive() -> None:
-    module = prune(program_of("hooked"), ratio=0.5)[0].program.module
+def test_hooks_that_watch_survive() -> None:
+    module = prune(program_of("watched"), ratio=0.5)[0].program.module
     assert module.get_submodule("mid")._forward_hooks
+    assert not prune(program_of("hooked"), ratio=0.5)[0].program.module.get_submodule("mid")._forward_hooks
 
 
 def test_a_pruned_module_is_an_ordinary_one() -> None:

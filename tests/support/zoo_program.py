@@ -104,14 +104,29 @@ def _double(module: Any, inputs: Any, output: Tensor) -> Tensor:
     return output * 2
 
 
+def _watch(module: Any, inputs: Any, output: Tensor) -> None:
+    module.seen = float(output.detach().mean())
+
+
+@case(
+    stem=conv(3, 8),
+    mid=conv(8, 8),
+    head=conv(8, 4),
+    free="stem mid",
+    prepare=lambda m: m.mid.register_forward_hook(_double),
+)
+def hooked(self: Any, x: Tensor) -> Tensor:
+    return self.head(F.relu(self.mid(F.relu(self.stem(x)))))
+
+
 @case(
     stem=conv(3, 8),
     mid=conv(8, 8),
     head=conv(8, 4),
     pinned={"stem": "hook"},
-    prepare=lambda m: m.mid.register_forward_hook(_double),
+    prepare=lambda m: m.mid.register_forward_hook(_watch),
 )
-def hooked(self: Any, x: Tensor) -> Tensor:
+def watched(self: Any, x: Tensor) -> Tensor:
     return self.head(F.relu(self.mid(F.relu(self.stem(x)))))
 
 
