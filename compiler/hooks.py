@@ -21,13 +21,13 @@ def are_traced(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks) and not layer._forward_pre_hooks and not opaque
 
 
-def show(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: fx.Proxy) -> bool:
-    """Let hooks see the value of the graph that a layer returns; tell whether one of them changes it.
+def change(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: fx.Proxy) -> bool:
+    """Let hooks see the value of the graph that a layer has just returned; tell whether one of them changes it.
 
-    A hook that fails on it wants numbers: it watches.
+    Then the call of the layer is erased, with what the hooks have made of it. A hook that fails on the value wants
+    numbers: it watches.
     """
     graph = result.node.graph
-    before = len(graph.nodes)
     changed = False
     for number, hook in layer._forward_hooks.items():
         named = (dict(kwargs),) if number in layer._forward_hooks_with_kwargs else ()
@@ -35,8 +35,12 @@ def show(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], res
             changed |= hook(layer, args, *named, result) is not None
         except Exception:
             continue
-    made = list(graph.nodes)[before:]
-    return changed or any(node.op == "call_method" and str(node.target).endswith("_") for node in made)
+    nodes = list(graph.nodes)
+    made = nodes[nodes.index(result.node) :]
+    changed |= any(node.op == "call_method" and str(node.target).endswith("_") for node in made)
+    for node in reversed(made if changed else ()):
+        graph.erase_node(node)
+    return changed
 
 
 @contextmanager

@@ -124,8 +124,8 @@ class Tracer(fx.Tracer):
                 raise TraceError(f"a {type(m).__name__} with weights is no submodule: keep it in an nn.ModuleList")
             return forward(*args, **kwargs)
         made = super().call_module(m, forward, args, kwargs)
-        whole = isinstance(made, fx.Proxy) and made.node.op == "call_module" and m not in self.opened
-        if whole and hooks.are_traced(m) and hooks.show(m, args, kwargs, made):
+        whole = hooks.are_traced(m) and self.is_leaf_module(m, self.path_of_module(m))
+        if whole and hooks.change(m, args, kwargs, made):
             self.opened.add(m)
             made = super().call_module(m, forward, args, kwargs)
         return made

@@ -91,6 +91,27 @@ def hooked_before(self: Base, x: Tensor) -> Tensor:
     return self.head(x + self.kept["conv1"])
 
 
+def test_hooks_run_once_for_each_call() -> None:
+    """Of layers and of containers; a norm whose hook changes something counts its batches once."""
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.Conv2d(4, 2, 1))
+    seen: list[str] = []
+
+    def watch(module: nn.Module, args: Any, out: Tensor) -> None:
+        seen.append(type(module).__name__)
+
+    def double(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        return out * 2
+
+    model[0].register_forward_hook(watch)
+    model[1].register_forward_hook(watch)
+    model.get_submodule("0.1").register_forward_hook(double)
+    module = trace(model, torch.zeros(1, 3, 4, 4)).module.train()
+    assert seen == len(seen) // 2 * ["Sequential", "Conv2d"]  # a norm that is opened is traced in both modes
+    x = torch.randn(5, 3, 4, 4)
+    assert torch.equal(module(x), model.train()(x))
+    assert int(module.get_buffer("0.1.num_batches_tracked")) == 2  # shared with the model, which ran too
+
+
 @pytest.mark.parametrize("body", [asks, asks_of_results, lists, says, numbers, hooked_here, hooked_before])
 def test_what_people_write_is_captured(body: Callable[[Any, Tensor], Any]) -> None:
     torch.manual_seed(0)
