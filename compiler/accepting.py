@@ -3,7 +3,7 @@
     torch.zeros(b, 1, h, w)      ->   torch.zeros((b, 1, h, w))
     table.expand(b, 1, h, w)     ->   table.expand((b, 1, h, w))      where table is a tensor, no value of the graph
     len(x)                       ->   x.size(0)
-    torch.is_tensor(x)           ->   isinstance(x, torch.Tensor)
+    isinstance(x, torch.Tensor), torch.is_tensor(x)    ->   whether it stands for one; see kinds.py
     torch.finfo(x.dtype)         ->   that of what the dtype is now
     torch.zeros_like(x, requires_grad=self.training)   ->   torch.zeros_like(x)
     torch._check(x.max() < 2)    ->   nothing: values are not known, and a graph asserts nothing
@@ -15,6 +15,7 @@ its own it takes it for nonsense. ``len`` refuses whatever is no number, whoever
 from __future__ import annotations
 
 import builtins
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import wraps
@@ -24,7 +25,7 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-from .kinds import ClassedProxy
+from .kinds import ClassedProxy, is_instance
 from .meta_values import Fact, ValuedProxy
 from .tracers import TrainingFlag
 
@@ -43,7 +44,7 @@ def accepting_values() -> Generator[None]:
 
 @contextmanager
 def _asked() -> Generator[None]:
-    own, is_tensor = builtins.len, torch.is_tensor
+    own, is_tensor, its_own = builtins.len, torch.is_tensor, builtins.isinstance
 
     def length(of: Any) -> Any:
         return of.length() if isinstance(of, ValuedProxy) else own(of)
@@ -51,11 +52,14 @@ def _asked() -> Generator[None]:
     def stands_for_tensor(of: Any) -> bool:
         return issubclass(of.kind(), torch.Tensor) if isinstance(of, ClassedProxy) else is_tensor(of)
 
-    builtins.len, torch.is_tensor = length, stands_for_tensor
+    def is_of(of: Any, kinds: Any) -> bool:
+        return is_instance(of, kinds, sys._getframe(1))
+
+    builtins.len, torch.is_tensor, builtins.isinstance = length, stands_for_tensor, is_of
     try:
         yield
     finally:
-        builtins.len, torch.is_tensor = own, is_tensor
+        builtins.len, torch.is_tensor, builtins.isinstance = own, is_tensor, its_own
 
 
 @contextmanager

@@ -1,21 +1,24 @@
 """What class values of the graph are of, for code that asks: ``isinstance(x, torch.Tensor)``.
 
-Python asks an object's ``__class__`` where its type is not what is looked for. To the model's code, and to libraries
-that it calls, a value of the graph is what it stands for. To torch's tracing and to ours it is a proxy.
+To the model's code, and to libraries that it calls, a value of the graph is what it stands for. To torch's own code and
+to ours it is a proxy; to torch's C++ code above all, which would take it for a tensor in memory if ``__class__`` said
+so.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from abc import abstractmethod
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import torch
 from torch import fx, nn
 from torch.fx.proxy import TraceError
 
+_isinstance: Final = isinstance
+"""Python's own, while another stands in its place."""
 _TRACING: Final = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 """Code that knows proxies."""
 _OWN_MODELS: Final = tuple(f"{_TRACING[1]}{folder}{os.sep}" for folder in ("examples", "zoo"))
@@ -28,12 +31,20 @@ class ClassedProxy(fx.Proxy):
     def kind(self) -> type:
         """Return the class of the value."""
 
-    @property
-    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """What the model's code sees."""
-        asking = sys._getframe(1).f_code.co_filename
-        knows = asking.startswith(_TRACING) and not asking.startswith(_OWN_MODELS)
-        return type(self) if knows else self.kind()
+
+def is_instance(of: Any, kinds: Any, asking: FrameType) -> bool:
+    """Answer what code asks by ``isinstance``.
+
+    Args:
+        of: Anything.
+        kinds: What it may be an instance of.
+        asking: Whose code asks.
+    """
+    if _isinstance(of, kinds) or not _isinstance(of, ClassedProxy):
+        return _isinstance(of, kinds)
+    file = asking.f_code.co_filename
+    knows = file.startswith(_TRACING) and not file.startswith(_OWN_MODELS)
+    return not knows and issubclass(of.kind(), kinds)
 
 
 class PlainProxy(ClassedProxy):

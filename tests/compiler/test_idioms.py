@@ -44,7 +44,7 @@ def asks(self: Base, x: Any) -> Tensor:
     if not isinstance(x, Tensor) or not torch.is_tensor(x):
         raise TypeError
     x = self.conv1(x)
-    return self.head(x if isinstance(x, Tensor) else torch.cat(x))
+    return self.head(torch.where(x > 0, x, 0.0) if isinstance(x, Tensor) else torch.cat(x))
 
 
 def asks_of_results(self: Base, x: Any) -> Tensor:
@@ -55,7 +55,8 @@ def asks_of_results(self: Base, x: Any) -> Tensor:
     if not isinstance(parts, tuple) or isinstance(x, (list, np.ndarray)) or not isinstance(parts[0], Tensor):
         raise TypeError
     scale = 0.5 if isinstance(size, int) and isinstance(kind, torch.dtype) else 2.0
-    return self.head(torch.cat(parts, 1) * scale)
+    x = torch.cat(parts, 1) * scale
+    return self.head(torch.where(x > 0, x, 1.0))  # torch's C++ code asks, too
 
 
 def lists(self: Base, x: Tensor) -> Tensor:
