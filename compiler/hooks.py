@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from .mutation import is_in_place
+
 
 def are_traced(layer: nn.Module) -> bool:
     """Tell whether the hooks of a layer are; those in front of it may make its weights, and stay with it."""
@@ -21,25 +23,26 @@ def are_traced(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks) and not layer._forward_pre_hooks and not opaque
 
 
-def change(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: fx.Proxy) -> bool:
+def change(
+    root: nn.Module, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: fx.Proxy
+) -> bool:
     """Let hooks see the value of the graph that a layer has just returned; tell whether one of them changes it.
 
     Then the call of the layer is erased, with what the hooks have made of it. A hook that fails on the value wants
     numbers: it watches.
     """
-    graph = result.node.graph
-    changed = False
+    called, changed = result.node, False
     for number, hook in layer._forward_hooks.items():
         named = (dict(kwargs),) if number in layer._forward_hooks_with_kwargs else ()
         try:
             changed |= hook(layer, args, *named, result) is not None
         except Exception:
             continue
-    nodes = list(graph.nodes)
-    made = nodes[nodes.index(result.node) :]
-    changed |= any(node.op == "call_method" and str(node.target).endswith("_") for node in made)
+    nodes = list(called.graph.nodes)
+    made = nodes[nodes.index(called) :]
+    changed |= result.node is not called or any(is_in_place(node, root) for node in made[1:])
     for node in reversed(made if changed else ()):
-        graph.erase_node(node)
+        called.graph.erase_node(node)
     return changed
 
 

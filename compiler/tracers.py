@@ -125,7 +125,7 @@ class Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         made = super().call_module(m, forward, args, kwargs)
         whole = hooks.are_traced(m) and self.is_leaf_module(m, self.path_of_module(m))
-        if whole and hooks.change(m, args, kwargs, made):
+        if whole and hooks.change(self.root, m, args, kwargs, made):
             self.opened.add(m)
             made = super().call_module(m, forward, args, kwargs)
         return made

@@ -103,9 +103,13 @@ def test_hooks_run_once_for_each_call() -> None:
     def double(module: nn.Module, args: Any, out: Tensor) -> Tensor:
         return out * 2
 
+    def raise_by_one(module: nn.Module, args: Any, out: Tensor) -> None:
+        out.add_(1)
+
     model[0].register_forward_hook(watch)
     model[1].register_forward_hook(watch)
     model.get_submodule("0.1").register_forward_hook(double)
+    model.get_submodule("0.0").register_forward_hook(raise_by_one)
     module = trace(model, torch.zeros(1, 3, 4, 4)).module.train()
     assert seen == len(seen) // 2 * ["Sequential", "Conv2d"]  # a norm that is opened is traced in both modes
     x = torch.randn(5, 3, 4, 4)
