@@ -61,6 +61,9 @@ class Callback:
     def after_epoch(self, run: Run) -> None:
         """Run behind the last batch of an epoch, before the evaluation; figures go to ``run.figures``."""
 
+    def averaged(self, run: Run) -> None:
+        """Zero in ``run.module`` what the method has at zero: averaged weights stand there, to be looked at or kept."""
+
     def finish(self, run: Run) -> None:
         """Run once, behind the last epoch's evaluation, on the weights that the run ends with."""
 

@@ -34,8 +34,6 @@ def run(arguments: Namespace, progress: Progress) -> dict[str, Any] | None:
         CompilerError: See :func:`.run.train`; also, an option has no use.
     """
     recipe, methods = recipe_of(arguments), build(arguments.method) if arguments.method else ()
-    if recipe.ema is not None and methods:
-        raise OptionError("averaged weights know nothing of methods", where="--ema", hint="leave --ema or --method out")
     emit = catalog.check([name for name in arguments.emit.split(",") if name])
     for name in emit:
         if catalog.BACKENDS[name].engine:

@@ -2,11 +2,14 @@
 
 The decay rises with the number of steps, min(d, (1 + n) / (10 + n)), so that the first weights are soon forgotten.
 Integers, and running statistics with them, are copied as they are at the time. Polyak and Juditsky, 1992.
+
+The mean of a channel that is zero only now and then is not zero: callbacks that keep channels at zero do so in the
+average too, whenever it is put into the module. The mean itself goes on as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,10 +19,15 @@ from .callback import Callback, Run
 
 
 class Average(Callback):
-    """Keeps the average; :meth:`swapped` puts it into the module for a while."""
+    """Keeps the average; :meth:`swapped` puts it into the module for a while.
 
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
+    Args:
+        decay: d, below 1.
+        others: Callbacks that may have channels at zero.
+    """
+
+    def __init__(self, decay: float, others: Sequence[Callback] = ()) -> None:
+        self.decay, self.others = decay, others
         self.mean: dict[str, Tensor] = {}
 
     def begin(self, run: Run) -> None:
@@ -36,23 +44,25 @@ class Average(Callback):
 
     @contextmanager
     def swapped(self, run: Run) -> Generator[None]:
-        """Exchange weights and average, and exchange them back at the end."""
-        self._swap(run)
+        """Put the average in the weights' place, and the weights back at the end."""
+        weights = {name: parameter.detach().clone() for name, parameter in run.module.named_parameters()}
+        self.finish(run)
         try:
             yield
         finally:
-            self._swap(run)
+            self._put(run, weights)
 
     def finish(self, run: Run) -> None:
         """End with the average."""
-        self._swap(run)
+        self._put(run, self.mean)
+        for callback in self.others:
+            callback.averaged(run)
 
+    @staticmethod
     @torch.no_grad()
-    def _swap(self, run: Run) -> None:
+    def _put(run: Run, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in run.module.named_parameters():
-            kept = parameter.clone()
-            parameter.copy_(self.mean[name])
-            self.mean[name].copy_(kept)
+            parameter.copy_(weights[name])
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the average."""

@@ -160,7 +160,7 @@ class _Loop:
         self.data = data.placed(self.fabric.device)
         self.share = Share(self.fabric.global_rank, self.fabric.world_size)
         self.progress, self.log = progress, log
-        self.average = Average(recipe.ema) if recipe.ema is not None else None
+        self.average = Average(recipe.ema, callbacks) if recipe.ema is not None else None
         self.callbacks = [*callbacks, *([self.average] if self.average is not None else [])]
         self.checkpoints = checkpoints
         self.record = {**(record or {}), "recipe": recipe.to_json(), "seed": seed, "data": data.spec}

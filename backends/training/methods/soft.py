@@ -140,6 +140,11 @@ class SoftPruning(Callback):
             run.figures["revived"] = float((before & ~gone).sum())
             run.figures["overlap"] = float((before & gone).sum() / max(1, before.sum()))
 
+    def averaged(self, run: Run) -> None:
+        """Zero the same filters."""
+        if self.gone is not None:
+            self.filters.zero(self.gone)
+
     def _last_choice(self, run: Run) -> int:
         """Return the number of the epoch, from 1, after which filters are chosen for the last time."""
         return max(1, run.epochs - ceil(Fraction(str(self.options.settle)) * run.epochs))

@@ -48,8 +48,9 @@ def test_what_was_trained_is_pruned_fine_tuned_and_proven(invoke: Invoke) -> Non
         assert invoke("verify", directory)[0] == 0
 
 
-def test_a_method_compacts_at_the_end(invoke: Invoke) -> None:
-    words = ("--method", "soft{rate=0.4}", "--epochs", "3", "--json", "-o", "soft")
+@pytest.mark.parametrize("more", [(), ("--ema", "0.9")])
+def test_a_method_compacts_at_the_end(invoke: Invoke, more: tuple[str, ...]) -> None:
+    words = ("--method", "soft{rate=0.4}", "--epochs", "3", "--json", "-o", "soft", *more)
     code, out, err = invoke("train", "digits", *QUICK, *words)
     assert code == 0, err
     report = json.loads(out)
@@ -64,8 +65,11 @@ def test_a_method_compacts_at_the_end(invoke: Invoke) -> None:
     assert "trained weights are not those" in err
 
 
-def test_an_interrupted_run_is_continued_to_the_same_result(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("train", "digits", *QUICK, "--epochs", "3", "--method", "soft{rate=0.3}")
+@pytest.mark.parametrize("more", [(), ("--ema", "0.9")])
+def test_an_interrupted_run_is_continued_to_the_same_result(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    words = ("train", "digits", *QUICK, "--epochs", "3", "--method", "soft{rate=0.3}", *more)
     assert invoke(*words, "-o", "whole")[0] == 0
     finished = SoftPruning.after_epoch
 
@@ -124,7 +128,6 @@ def test_class_folders_are_trained_on(invoke: Invoke) -> None:
         (("--data", "digits", "--lr", "0"), "lr is 0"),
         (("--data", "digits", "--method", "sift"), "no training method 'sift'"),
         (("--data", "digits", "--method", "soft{rate=2}"), "rate=2"),
-        (("--data", "digits", "--ema", "0.9", "--method", "soft"), "averaged weights know nothing of methods"),
         (("--data", "digits", "--resume"), "no interrupted run to resume"),
         (("--data", "digits", "--teacher", "digits"), "no share in the loss"),
         (("--data", "digits", "--distill", "0.5"), "nothing says who teaches"),

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from secateur.backends.training.callback import Callback, Run
 from secateur.backends.training.checkpoint import Checkpoints, pack, unpack
 from secateur.backends.training.data import Data
+from secateur.backends.training.ema import Average
 from secateur.backends.training.loop import History, fit, make_optimizer
 from secateur.backends.training.recipe import Recipe
 from secateur.compiler.errors import CompilerError, OptionError, SourceError
-from support.training import data, network, split
+from support.training import data, epoch_of, network, run_of, split
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=0.05)
 
@@ -252,6 +253,25 @@ def test_averaged_weights_are_what_is_evaluated_and_kept() -> None:
     for value, decay in zip(remember.seen[1:], averages(0.8, 12), strict=True):
         mean = decay * mean + (1 - decay) * value
     assert torch.allclose(module.fc.bias, mean, atol=1e-6)
+
+
+def test_what_callbacks_have_at_zero_is_zero_in_the_average_while_it_is_looked_at() -> None:
+    class First(Callback):
+        def averaged(self, run: Run) -> None:
+            run.module.get_parameter("fc.bias").data[0] = 0.0
+
+    module = network()
+    run, average = run_of(module), Average(0.9, [First()])
+    average.begin(run)
+    epoch_of(run, [average])
+    mean = {name: tensor.clone() for name, tensor in average.mean.items()}
+    weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    with average.swapped(run):
+        assert module.fc.bias[0] == 0
+        assert torch.equal(module.fc.bias[1:], mean["fc.bias"][1:])
+        assert torch.equal(module.fc.weight, mean["fc.weight"])
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in module.named_parameters())
+    assert all(torch.equal(average.mean[name], tensor) for name, tensor in mean.items())
 
 
 def test_a_teacher_is_learnt_from() -> None:

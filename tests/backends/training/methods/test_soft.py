@@ -77,13 +77,17 @@ def test_layers_have_rates_of_their_own() -> None:
         trained(Soft(layers={"conv9": 0.5}))
 
 
-@pytest.mark.parametrize("text", ["soft", "soft{rate=0.5 revival=plain}", "soft{norm=l1 shortcut=avoid revival=none}"])
-def test_the_compact_network_is_the_masked_one(text: str) -> None:
-    """Every prediction, through the loop and the compiler."""
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize(
+    "text", ["soft", "soft{settle=0}", "soft{rate=0.5 revival=plain}", "soft{norm=l1 shortcut=avoid revival=none}"]
+)
+def test_the_compact_network_is_the_masked_one(text: str, ema: float | None) -> None:
+    """Every prediction, through the loop and the compiler; of averaged weights too, whose filters are zero as well."""
     module = network()
     (method,) = build(text)
     program = trace(module, torch.zeros(1, 3, 8, 8))
-    fit(module, data(), Recipe(epochs=3, batch_size=8), callbacks=[method.callback()], program=program)
+    recipe = Recipe(epochs=3, batch_size=8, ema=ema)
+    fit(module, data(), recipe, callbacks=[method.callback()], program=program)
     compiled = secateur.compile(module, torch.zeros(1, 3, 8, 8), pipeline=method.pipeline)
     assert compiled.report["verification"]["holds"]
     assert compiled.report["kept"]["params"] < 0.9
