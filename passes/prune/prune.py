@@ -195,7 +195,8 @@ class Prune(Pass):
             nothing = Remark(
                 RemarkKind.MISSED, self.name, "", "nothing was pruned: no channel may go within the options"
             )
-            return PassResult(program, changed=False, stats=chosen.stats, remarks=(*remarks, nothing), plan=plan)
+            told = (*remarks, nothing)
+            return PassResult(program, changed=False, stats=chosen.stats, remarks=told, plan=plan, record=record)
         result = rewrite(opened.program, tensors, kept)
         return PassResult(result, changed=True, stats=chosen.stats, remarks=remarks, plan=plan, record=record)
 

@@ -1,7 +1,10 @@
 """Programs are timed in the form in which they are deployed, and profiles are kept."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import secateur
@@ -77,13 +80,19 @@ def test_an_engine_without_a_profile_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("prunable", [True, False])
 def test_an_artefact_pruned_for_time_is_verified_without_a_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prunable: bool
 ) -> None:
+    def compare(self: DeployedStopwatch, programs: Sequence[Program]) -> npt.NDArray[np.float64]:
+        seconds = [sum(tensor.numel() for _, tensor in program.tensors()) for program in programs]
+        return np.array([seconds] * 3, dtype=np.float64)
+
+    monkeypatch.setattr(DeployedStopwatch, "compare", compare)
     digits = inputs.load("digits")
-    text = "prune{latency=0.8 engine=torch scope=knapsack},fold-bn"
+    text = f"prune{{latency={0.8 if prunable else 1} engine=torch scope=knapsack}},fold-bn"
     made = secateur.compile(digits.module, digits.example_inputs(), pipeline=text, source=digits.spec)
-    assert made.report["passes"][0]["record"]["removed"]
+    assert bool(made.report["passes"][0]["record"]["removed"]) is prunable
     made.save(tmp_path / "made")
 
     def no_clock(*args: object, **options: object) -> None:
