@@ -18,6 +18,7 @@ from .shapes import is_tensor, shape_of
 
 if TYPE_CHECKING:
     from .constant_layers import Reading
+    from .constant_products import Product
 
 Value: TypeAlias = npt.NDArray[np.float64]
 """Of the rank of its tensor, with size 1 along the axes that it does not vary along; NaN where nothing is known."""
@@ -48,6 +49,7 @@ class KnownValues:
         self.now: dict[fx.Node, Any] = {}
         """What is known of each tensor at this point of the run: in-place operations change it."""
         self.readings: dict[fx.Node, Reading] = {}
+        self.products: dict[fx.Node, list[Product]] = {}
 
     def input(self, call: Call) -> Value | None:
         """Return the value of the call's first operand."""

@@ -8,6 +8,7 @@ since what is told apart there would hold for the example's sizes only.
     a row of zeros in a layer       its bias, or 0
     batch norm of scale 0           its bias
     known inputs                    computed, with the operation itself, in float64
+    a product with zeros            0
     data movement                   the rules of the channel analysis, run on positions in place of channels
 
 Everything else is unknown. All of it holds for evaluation mode and finite activations: 0 x is taken to be 0.
@@ -15,7 +16,7 @@ Everything else is unknown. All of it holds for evaluation mode and finite activ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from . import constant_layers, constant_rules, constant_spatial
+from . import constant_layers, constant_products, constant_rules, constant_spatial
 from .constant_layers import Reading
+from .constant_products import Product
 from .constant_rules import may_share_memory
 from .constant_values import RULES, KnownValues, Value, as_value, restricted, vector
 from .dependency import ChannelDependencies
@@ -33,7 +35,7 @@ from .ops import normalise
 from .program import TRAINING, Program, TensorSpec
 from .shapes import is_tensor, shape_of, value_of
 
-FAMILIES = (constant_layers, constant_rules, constant_spatial)
+FAMILIES = (constant_layers, constant_products, constant_rules, constant_spatial)
 """Importing them fills the table of rules."""
 
 
@@ -46,6 +48,8 @@ class Constants:
     where nothing is known."""
     readings: Mapping[fx.Node, Reading]
     """Convolution or linear layer -> what it knows of its input channels."""
+    products: Mapping[fx.Node, Sequence[Product]]
+    """Product of activations -> where it is 0; two of them for attention."""
 
     def channels(self, node: fx.Node, axis: int = 1) -> Value:
         """Return the constant of every channel along an axis of a tensor, NaN where it is none: float64 [C]."""
@@ -77,7 +81,7 @@ class _Interpreter:
         for node in self.program.graph.nodes:
             values[node] = self.known.now[node] = restricted(self._value(node), self.deps.labels.get(node))
             self._follow_memory(node)
-        return Constants(values, self.known.readings)
+        return Constants(values, self.known.readings, self.known.products)
 
     def _value(self, node: fx.Node) -> Any:
         if node.op == "get_attr":

@@ -4,8 +4,9 @@
 
 for the dead channels D and the others K. What is constant is found by ``compiler.constants``: channels of batch norms
 of scale 0, of rows of zeros, and all that follows from them. A class of coupled channels goes if, at every convolution
-and linear layer, each of its channels is a constant or meets a column of zeros. Where a layer pads with zeros, a
-constant c != 0 is another one at the border:
+and linear layer, each of its channels is a constant or meets a column of zeros, and if it adds only zeros where a
+product of activations sums over it (queries and keys). Where a layer pads with zeros, a constant c != 0 is another one
+at the border:
 
     border=refuse   such a channel stays
     border=merge    one of them, j, stays for all: W'[:, j] = W[:, j] + sum over i in D of W[:, i] c[i] / c[j]
@@ -28,7 +29,8 @@ from torch import Tensor, nn
 from ..compiler.analysis import analyze
 from ..compiler.collection import no_collection
 from ..compiler.constant_layers import Reading, as_kernel
-from ..compiler.constants import find_constants
+from ..compiler.constant_products import Product
+from ..compiler.constants import Constants, find_constants
 from ..compiler.dependency import ChannelDependencies, ParamSlice, Role
 from ..compiler.labels import Atoms
 from ..compiler.ops import normalise
@@ -45,12 +47,14 @@ NOTE: Final = "dead channels were removed: the result is for inference, and trai
 SMALLEST_CARRIER: Final = 0.1
 """A channel carries the borders of others only if its constant is at least this fraction of the largest."""
 
-_CHANNELWISE: Final = MOVES | frozenset(
+_UNMIXED: Final = MOVES | frozenset(
     "conv conv_transpose linear embedding batch_norm instance_norm layer_norm group_norm prelu unary binary where "
     "softmax glu max_pool avg_pool lp_pool adaptive_pool interpolate pixel_shuffle pixel_unshuffle channel_shuffle cat "
-    "stack index_select roll flip pad reduce variance extremum size shape rank create_like".split()
+    "stack index_select roll flip pad reduce variance extremum size shape rank create_like "
+    "matmul einsum attention".split()
 )
-"""Operations through which a channel reaches its own class only, besides layers and norms, which are looked at."""
+"""Operations through which a channel reaches its own class only, or none if it is 0; what layers, norms and products
+do besides is looked at."""
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -70,8 +74,9 @@ class EliminateDeadChannels(Pass):
     def run(self, program: Program) -> PassResult:
         """Eliminate; see :class:`~.base.Pass`."""
         deps = analyze(program)
-        readers = list(_readers(program, deps))
-        search = _Search(program, deps, readers, merge=self.border == "merge")
+        constants = find_constants(program, deps)
+        readers = list(_readers(program, deps, constants))
+        search = _Search(program, deps, constants, readers, merge=self.border == "merge")
         removed = search.run()
         stats = {"channels": sum(g.width for g in deps.groups), "removed": int(removed.sum())}
         missed = tuple(Remark(RemarkKind.MISSED, self.name, where, why) for where, why in search.missed())
@@ -134,10 +139,10 @@ class _Reader:
         return found & columns
 
 
-def _readers(program: Program, deps: ChannelDependencies) -> Iterator[_Reader]:
+def _readers(program: Program, deps: ChannelDependencies, constants: Constants) -> Iterator[_Reader]:
     """Yield the layers that read removable channels, in graph order."""
     uses = _count_uses(program)
-    for node, reading in find_constants(program, deps).readings.items():
+    for node, reading in constants.readings.items():
         call = reading.call
         before = deps.labels_of(call.input).factor_at(reading.axis)
         after = deps.labels_of(node).factor_at(reading.axis)
@@ -147,7 +152,7 @@ def _readers(program: Program, deps: ChannelDependencies) -> Iterator[_Reader]:
         # The other axes of the factor were tied: any position on them stands for all.
         atoms = np.moveaxis(before.atoms, before.axes.index(reading.axis), -1).reshape(-1, len(reading.channels))[0]
         inputs, outputs = (deps.class_of[a].reshape(groups, -1) for a in (atoms, after.atoms))
-        constants = reading.channels.reshape(groups, -1)
+        channels = reading.channels.reshape(groups, -1)
         fixed = ""
         if call.module is None:
             fixed = "its weight is an argument of a function"
@@ -155,7 +160,7 @@ def _readers(program: Program, deps: ChannelDependencies) -> Iterator[_Reader]:
             fixed = "its weight is quantized"
         elif uses[id(call.module)] > 1 or any(uses[id(t)] > 1 for t in call.module.parameters()):
             fixed = "it is called more than once, or shares its tensors"
-        yield _Reader(reading, inputs, outputs, after.atoms, constants, fixed)
+        yield _Reader(reading, inputs, outputs, after.atoms, channels, fixed)
 
 
 def _count_uses(program: Program) -> Counter[int]:
@@ -170,13 +175,40 @@ def _count_uses(program: Program) -> Counter[int]:
     return found
 
 
+def mixed_channels(program: Program, deps: ChannelDependencies) -> dict[int, str]:
+    """Return the classes that stay even where they are 0 throughout, and why.
+
+    They are normalised over together with others, or reach an operation that may mix channels in a way of its own.
+    """
+    found: dict[int, str] = {}
+    for name, atoms in deps.norms.items():
+        why = f"it is part of the statistics of a normalisation (node {name})"
+        found = dict.fromkeys(np.unique(deps.class_of[atoms]).tolist(), why) | found
+    for node in program.graph.nodes:
+        if not node.op.startswith("call_") or (key := normalise(program, node).key) not in RULES.keys() - _UNMIXED:
+            continue
+        for reader in (node, *node.all_input_nodes):
+            for factor in deps.labels_of(reader).factors:
+                why = f"read by {key!r} (node {node.name})"
+                found = dict.fromkeys(np.unique(deps.class_of[factor.atoms]).tolist(), why) | found
+    return found
+
+
 # What may go ----------------------------------------------------------------------------------------------------------
 
 
 class _Search:
     """The largest set of classes that may go: start from all, put back what is read and not constant, until none is."""
 
-    def __init__(self, program: Program, deps: ChannelDependencies, readers: list[_Reader], *, merge: bool) -> None:
+    def __init__(
+        self,
+        program: Program,
+        deps: ChannelDependencies,
+        constants: Constants,
+        readers: list[_Reader],
+        *,
+        merge: bool,
+    ) -> None:
         self.deps = deps
         self.readers = readers
         self.merge = merge
@@ -184,7 +216,11 @@ class _Search:
         self.removed = self.legality.candidates.copy()
         self.why: dict[int, str] = {}
         """Class -> why it stays, as far as that is not that it is alive."""
-        self._keep_what_mixes(program)
+        for class_, why in mixed_channels(program, deps).items():
+            self._put_back(np.array([class_]), why)
+        for node, products in constants.products.items():
+            for product in products:
+                self._keep_what_is_summed(product, f"a product sums over it (node {node.name})")
 
     def run(self) -> Bools:
         """Return the classes that go."""
@@ -208,16 +244,13 @@ class _Search:
             for reason, count in reasons.items():
                 yield group.name, f"{count} constant channel{'s stay' if count > 1 else ' stays'}: {reason}"
 
-    def _keep_what_mixes(self, program: Program) -> None:
-        """Keep what is normalised over, and what reaches an operation that may mix channels in a way of its own."""
-        for node, atoms in self.deps.norms.items():
-            self._put_back(self.deps.class_of[atoms], f"it is part of the statistics of a normalisation (node {node})")
-        for node in program.graph.nodes:
-            if not node.op.startswith("call_") or (key := normalise(program, node).key) in _CHANNELWISE:
-                continue
-            for reader in (node, *node.all_input_nodes) if key in RULES else ():
-                for factor in self.deps.labels_of(reader).factors:
-                    self._put_back(self.deps.class_of[factor.atoms], f"read by {key!r} (node {node.name})")
+    def _keep_what_is_summed(self, product: Product, why: str) -> None:
+        for operand, term in zip(product.operands, product.terms, strict=True):
+            for factor in self.deps.labels_of(operand).factors if operand is not None else ():
+                letters = "".join(term[axis] for axis in factor.axes)
+                if letters[-1] not in product.result:  # else it reaches its own class only, as in the product's rule
+                    adds = np.broadcast_to(~product.vanishes(letters), factor.atoms.shape)
+                    self._put_back(self.deps.class_of[factor.atoms[adds]], why)
 
     def _put_back(self, classes: Ints, why: str = "") -> None:
         for class_ in np.unique(classes[self.removed[classes]]).tolist():

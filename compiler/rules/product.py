@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from ..labels import Atoms, ChannelLabels, Factor, sorted_factor
 from ..ops import Call
-from ..shapes import is_tensor
+from ..shapes import is_tensor, shape_of
 from ..spelt import explicit
 from .cells import may_be_cells, meet
 from .elementwise import lay_over
@@ -38,9 +38,17 @@ def matmul(ctx: RuleContext, call: Call) -> ChannelLabels:
     ranks = [len(ctx.shape(x)) for x in (left, right)]
     if min(ranks) < 2:
         return ctx.unknown(call, "a product with a vector")
+    return contract(ctx, call, [_operand(ctx, x) for x in (left, right)], *matmul_terms(ranks))
+
+
+def matmul_terms(ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Return the letters of both operands, which have these ranks, and of the result."""
     batch = "abcdefgh"[: max(ranks) - 2]
-    terms = [batch[len(batch) - (ranks[0] - 2) :] + "ik", batch[len(batch) - (ranks[1] - 2) :] + "kj"]
-    return contract(ctx, call, [_operand(ctx, x) for x in (left, right)], terms, batch + "ij")
+    return [batch[len(batch) - (ranks[0] - 2) :] + "ik", batch[len(batch) - (ranks[1] - 2) :] + "kj"], batch + "ij"
+
+
+ATTENTION: Final = ((("ik", "jk"), "ij"), (("ij", "jd"), "id"))
+"""The two products of attention: letters of the operands and of the result, behind those of the leading axes."""
 
 
 @rule("attention")
@@ -53,9 +61,10 @@ def attention(ctx: RuleContext, call: Call) -> ChannelLabels:
     batch = "abcdefgh"[: rank - 2]
     if call["scale"] is None:
         ctx.pin_all([ctx.labels(q), ctx.labels(k)], "attention scales by the number of channels")
-    found = contract(ctx, call, [_operand(ctx, x) for x in (q, k)], [batch + "ik", batch + "jk"], batch + "ij")
+    (terms, ij), (values, out) = ATTENTION
+    found = contract(ctx, call, [_operand(ctx, x) for x in (q, k)], [batch + term for term in terms], batch + ij)
     scores = (_masked(ctx, call, found), (*ctx.shape(q)[:-1], ctx.shape(k)[-2]))
-    return contract(ctx, call, [scores, _operand(ctx, v)], [batch + "ij", batch + "jd"], batch + "id")
+    return contract(ctx, call, [scores, _operand(ctx, v)], [batch + term for term in values], batch + out)
 
 
 def _masked(ctx: RuleContext, call: Call, scores: ChannelLabels) -> ChannelLabels:
@@ -74,14 +83,20 @@ def _masked(ctx: RuleContext, call: Call, scores: ChannelLabels) -> ChannelLabel
 def einsum(ctx: RuleContext, call: Call) -> ChannelLabels:
     """Any product with an equation."""
     operands = call["operands"] if isinstance(call["operands"], (tuple, list)) else (call["operands"],)
-    equation = call["equation"]
+    found = einsum_terms(call["equation"], operands)
+    if found is None:
+        return ctx.unknown(call, "a product without an equation, or one that takes a diagonal")
+    return contract(ctx, call, [_operand(ctx, x) for x in operands], *found)
+
+
+def einsum_terms(equation: Any, operands: Sequence[Any]) -> tuple[list[str], str] | None:
+    """Return the letters of the operands and of the result; ``None`` if a product is not as simple as that."""
     if not isinstance(equation, str) or not all(map(is_tensor, operands)):
-        return ctx.unknown(call, "a product without an equation")
-    given, _, result = explicit(equation, [len(ctx.shape(x)) for x in operands]).partition("->")
+        return None
+    given, _, result = explicit(equation, [len(shape_of(x)) for x in operands]).partition("->")
     terms = given.split(",")
-    if any(len(set(term)) < len(term) for term in terms) or len(terms) != len(operands):
-        return ctx.unknown(call, "a product that takes a diagonal")
-    return contract(ctx, call, [_operand(ctx, x) for x in operands], terms, result)
+    simple = len(terms) == len(operands) and all(len(set(term)) == len(term) for term in terms)
+    return (terms, result) if simple else None
 
 
 @rule("normalize")

@@ -77,6 +77,11 @@ def add_to_pieces(x: Tensor) -> Tensor:
     return pieces[1] + x[:, :2]
 
 
+def attended(x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """Tokens weighed by tokens, back in the order of images."""
+    return product(x.flatten(2).transpose(1, 2)).transpose(1, 2)
+
+
 CASES: dict[str, tuple[Callable[..., Any], list[float]]] = {
     "relu": (lambda self, x: F.relu(x), [2.0, 0.0, NAN, 0.0]),
     "method": (lambda self, x: x.clamp(-0.5, 1.5), [1.5, 0.0, NAN, -0.5]),
@@ -116,6 +121,16 @@ CASES: dict[str, tuple[Callable[..., Any], list[float]]] = {
     "padded channels": (lambda self, x: F.pad(x, (0, 0, 0, 0, 1, 1), value=7.0), [7.0, *KNOWN, 7.0]),
     "padded space": (lambda self, x: F.pad(x, (1, 1, 1, 1), value=2.0), [2.0, NAN, NAN, NAN]),
     "reflected space": (lambda self, x: F.pad(x, (1, 1, 1, 1), mode="reflect"), KNOWN),
+    "product that keeps channels": (lambda self, x: torch.einsum("bchw,bchw->bc", x, x.flip(1)), [NAN, 0.0, 0.0, NAN]),
+    "weighed tokens": (
+        lambda self, x: attended(x, lambda t: (t @ t.transpose(1, 2)).softmax(-1) @ t),
+        [NAN, 0.0, NAN, NAN],
+    ),
+    "attention": (
+        lambda self, x: attended(x, lambda t: F.scaled_dot_product_attention(t, t, t, scale=0.5)),
+        [NAN, 0.0, NAN, NAN],
+    ),
+    "product with a vector": (lambda self, x: x.flatten(2) @ torch.ones(64, dtype=x.dtype), [NAN] * 4),
     "unknown operation": (lambda self, x: torch.cumsum(x, 2), [NAN] * 4),
     "in place": (lambda self, x: [F.relu_(x), x + 0][1], [2.0, 0.0, NAN, 0.0]),
     "in place through a view": (lambda self, x: [x[:, :2].mul_(2), x + 0][1], [NAN] * 4),

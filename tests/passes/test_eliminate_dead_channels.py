@@ -12,17 +12,14 @@ from torch.nn import functional as F
 from secateur.backends.compile import compile as compile_model
 from secateur.compiler.capture import trace
 from secateur.compiler.quantized import QuantizedConv2d
-from secateur.compiler.verifier import verify
 from secateur.passes import eliminate_dead_channels
-from secateur.passes.base import PassResult, RemarkKind
+from secateur.passes.base import RemarkKind
 from secateur.passes.eliminate_dead_channels import EliminateDeadChannels
 from secateur.passes.pipeline import PassPipeline
 from secateur.passes.prune.prune import Prune
+from support.eliminating import EXACT, Border, eliminate, remarks
 from support.killing import difference
 from support.pruning import plan_of, widths
-
-EXACT = 1e-9
-Border = Any
 
 
 class Net(nn.Module):
@@ -49,26 +46,6 @@ def norm(width: int, **betas: float) -> nn.BatchNorm2d:
         for name, beta in betas.items():
             layer.weight[int(name[1:])], layer.bias[int(name[1:])] = 0.0, beta
     return layer
-
-
-def eliminate(module: nn.Module, *, border: Border = "refuse") -> PassResult:
-    """Run the pass on a float64 copy and compare it with its input, on batches of two sizes."""
-    module = copy.deepcopy(module).double().eval()
-    program = trace(module, torch.zeros(2, 3, 8, 8, dtype=torch.float64))
-    result = EliminateDeadChannels(border=border).run(program)
-    verify(result.program)
-    for batch in (1, 3):
-        x = torch.randn(batch, 3, 8, 8, dtype=torch.float64)
-        assert difference(module, copy.deepcopy(result.program.module), x) <= EXACT
-    return result
-
-
-def remarks(result: PassResult, kind: RemarkKind) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for remark in result.remarks:
-        if remark.kind is kind:
-            found.setdefault(remark.node, []).append(remark.reason)
-    return found
 
 
 def plain(kernel: int, **betas: float) -> Net:
@@ -375,8 +352,8 @@ def test_quantized_layers_take_in_zeros_only() -> None:
 
 
 def test_an_operation_that_this_pass_has_not_heard_of_keeps_its_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = eliminate_dead_channels._CHANNELWISE
-    monkeypatch.setattr(eliminate_dead_channels, "_CHANNELWISE", known - {"unary"})
+    known = eliminate_dead_channels._UNMIXED
+    monkeypatch.setattr(eliminate_dead_channels, "_UNMIXED", known - {"unary"})
     result = eliminate(plain(1, _1=-0.5))
     assert not result.changed
     assert remarks(result, RemarkKind.MISSED)["a"] == ["1 constant channel stays: read by 'unary' (node relu)"]

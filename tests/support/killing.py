@@ -24,6 +24,7 @@ def kill(module: nn.Module, fraction: float, seed: int = 0, *, columns: bool = F
                 continue
             if isinstance(layer, ROWS):
                 weight[some(len(weight), fraction)] = 0.0
+                silence(layer, weight, some(len(weight), 0.5))
             elif isinstance(layer, TRANSPOSED):
                 weight[:, some(weight.shape[1], fraction)] = 0.0
             if columns and isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -32,6 +33,13 @@ def kill(module: nn.Module, fraction: float, seed: int = 0, *, columns: bool = F
             if parameter.ndim > 1:
                 parameter[some(len(parameter), fraction)] = 0.0
     return module.double().eval()
+
+
+def silence(layer: nn.Module, weight: Tensor, chosen: Tensor) -> None:
+    """Zero the biases of some rows of zeros: a product takes no other constants than 0."""
+    bias = getattr(layer, "bias", None)
+    if isinstance(bias, nn.Parameter):
+        bias[chosen & (weight.reshape(len(weight), -1) == 0).all(1)] = 0.0
 
 
 def killed_case(name: str, fraction: float, seed: int = 0, *, columns: bool = False) -> nn.Module:

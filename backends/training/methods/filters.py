@@ -21,6 +21,7 @@ from ....compiler.dependency import ChannelDependencies, ChannelGroup, Role
 from ....compiler.errors import OptionError
 from ....compiler.ops import normalise
 from ....compiler.program import Program
+from ....passes.eliminate_dead_channels import mixed_channels
 from ....passes.patterns import matches
 from ....passes.prune.criteria.weights import ElementSums, is_weight
 from ....passes.prune.selection import Limits, Selection
@@ -92,6 +93,14 @@ class Filters:
             if node is not None and node.op.startswith("call_") and normalise(self.program, node).title in _SUMS:
                 summed[self.deps.class_of[tie.a.ravel()]] = True
         return frozenset(group.name for group in self.deps.groups if summed[group.classes].any())
+
+    @cached_property
+    def _mixed(self) -> Mapping[int, str]:
+        return mixed_channels(self.program, self.deps)
+
+    def staying(self, group: ChannelGroup) -> str:
+        """Return why channels of a group stay though they are zero (layer norms count zeros too); empty if they go."""
+        return next((self._mixed[c] for c in group.classes.tolist() if c in self._mixed), "")
 
     def check(self, patterns: Mapping[str, float]) -> None:
         """Refuse patterns that match no layer.

@@ -18,6 +18,7 @@ otherwise, and why:
 * In the last epochs the choice stays, and nothing comes back (``settle``): what is left learns to do without. Else the
   network is trained to its end with filters that are then gone, which after few epochs is a loss.
 * Nothing is zeroed before the first epoch: of a fresh network that would be chance, and for good.
+* Channels that are normalised over together (a trunk with layer norms) are left alone: zeros would count, and stay.
 """
 
 from __future__ import annotations
@@ -114,10 +115,18 @@ class SoftPruning(Callback):
         found = {block: self._rate(group) for block, group in self.filters.blocks()}
         self.rates = {block: rate for block, rate in found.items() if rate}
         if not self.rates:
-            raise OptionError("soft finds no filters to zero", hint="shortcut=include, or other layers")
+            raise OptionError("soft finds no filters to zero", hint=self._hint())
+
+    def _hint(self) -> str:
+        for _, group in self.filters.blocks():
+            if why := self.filters.staying(group):
+                return f"zeros would stay in {group.name}: {why}"
+        return "shortcut=include, or other layers"
 
     def _rate(self, group: ChannelGroup) -> float:
         options = self.options
+        if self.filters.staying(group):
+            return 0.0
         for pattern, rate in options.layers.items():
             if any(matches(pattern, layer) for layer in group.layers):
                 return rate if rate < 1 else rate / group.width

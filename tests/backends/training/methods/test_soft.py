@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur
+from secateur.backends.compile import Compiled
 from secateur.backends.training.callback import Callback, Run
 from secateur.backends.training.loop import fit
 from secateur.backends.training.methods.catalog import build
@@ -75,6 +76,57 @@ def test_layers_have_rates_of_their_own() -> None:
     assert (zero_rows(module, "conv2"), zero_rows(module, "conv3")) == (2, 0)
     with pytest.raises(OptionError, match="conv9"):
         trained(Soft(layers={"conv9": 0.5}))
+
+
+class Tokens(nn.Module):
+    """A layer norm over a trunk, attention with a layer norm over queries and keys if asked for, an MLP."""
+
+    def __init__(self, *, normalised: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm = nn.Conv2d(3, 8, 4, stride=4), nn.LayerNorm(8)
+        self.qk, self.v, self.out = nn.Linear(8, 24), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.over = nn.LayerNorm(12) if normalised else nn.Identity()
+        self.mlp, self.head = nn.Sequential(nn.Linear(8, 20), nn.GELU(), nn.Linear(20, 8)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        y = self.norm(x)
+        q, k = (self.over(part).unflatten(-1, (2, 6)).transpose(1, 2) for part in self.qk(y).chunk(2, -1))
+        v = self.v(y).unflatten(-1, (2, 6)).transpose(1, 2)
+        x = x + self.out(((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return self.head((x + self.mlp(x)).mean(1))
+
+
+def softened(module: nn.Module, options: Soft) -> Compiled:
+    program = trace(module, torch.zeros(1, 3, 8, 8))
+    fit(module, data(), Recipe(epochs=2, batch_size=8, lr=0.01), callbacks=[options.callback()], program=program)
+    return secateur.compile(module, torch.zeros(1, 3, 8, 8), pipeline=options.pipeline)
+
+
+def test_attention_loses_what_is_zeroed_and_layer_norms_are_left_alone() -> None:
+    """A zero in a trunk takes part in the statistics of its layer norm: it could not go, and would only do harm."""
+    module = Tokens()
+    compact = softened(module, Soft(rate=0.4)).module
+    assert zero_rows(module, "stem") == zero_rows(module, "out") == 0
+    shapes = {name: tuple(p.shape) for name, p in compact.named_parameters() if name.endswith("weight")}
+    assert shapes["qk.weight"] == (16, 8)  # two of six in every head, of queries and of keys
+    assert shapes["v.weight"] == shapes["out.weight"][::-1] == (8, 8)
+    assert shapes["mlp.0.weight"] == (12, 8)
+    assert compact.training is False
+
+
+def test_queries_and_keys_that_are_normalised_over_stay_and_values_go() -> None:
+    module = Tokens(normalised=True)
+    compact = softened(module, Soft(rate=0.4)).module
+    assert compact.get_parameter("qk.weight").shape == (24, 8)
+    assert compact.get_parameter("v.weight").shape == (8, 8)
+
+
+def test_a_layer_whose_zeros_would_stay_is_told() -> None:
+    with pytest.raises(OptionError, match="soft finds no filters to zero") as caught:
+        softened(Tokens(), Soft(rate=0, layers={"stem": 0.5}))
+    assert "zeros would stay in stem: it is part of the statistics of a normalisation" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
