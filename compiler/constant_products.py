@@ -2,6 +2,7 @@
 
     matmul      [..., i, k] x [..., k, j] -> [..., i, j]
     attention   q [..., i, k], k [..., j, k] -> scores [..., i, j]; scores x v [..., j, d] -> [..., i, d]
+    normalize   x [..., k] x x [..., k] -> [...], by whose root x is divided
 
 Axes are letters, as in einsum. A product of elements is 0 if one of them is; the result is 0 at a position if all
 products are that are added up there. A channel that is summed over adds nothing where all of its products are 0: then
@@ -22,7 +23,7 @@ from torch import fx
 from .constant_values import KnownValues, Value, rule
 from .ops import Call
 from .rules.product import ATTENTION, einsum_terms, matmul_terms
-from .shapes import is_tensor, shape_of
+from .shapes import concrete, is_tensor, shape_of
 
 Bools = npt.NDArray[np.bool_]
 
@@ -70,6 +71,17 @@ def _attention(at: KnownValues, call: Call) -> Value | None:
     (scores, ij), (values, out) = ATTENTION
     _sum(at, call, (q, k), [batch + term for term in scores], batch + ij)
     return _sum(at, call, (None, v), [batch + term for term in values], batch + out)
+
+
+@rule("normalize")
+def _normalize(at: KnownValues, call: Call) -> Value | None:
+    """Squares are added up along ``dim``: what is 0 adds nothing to the length, and stays 0."""
+    letters = "abcdefgh"[: len(shape_of(call.input))]
+    dims: Any = concrete(call["dim"])
+    over = {letters[d] for d in (dims if isinstance(dims, (tuple, list)) else [dims])}
+    _sum(at, call, (call.input, call.input), [letters] * 2, "".join(x for x in letters if x not in over))
+    value = at.input(call)
+    return None if value is None else np.where(value == 0, 0.0, np.nan)
 
 
 def _sum(at: KnownValues, call: Call, operands: Sequence[Any], terms: Sequence[str], result: str) -> Value | None:

@@ -51,7 +51,7 @@ _UNMIXED: Final = MOVES | frozenset(
     "conv conv_transpose linear embedding batch_norm instance_norm layer_norm group_norm prelu unary binary where "
     "softmax glu max_pool avg_pool lp_pool adaptive_pool interpolate pixel_shuffle pixel_unshuffle channel_shuffle cat "
     "stack index_select roll flip pad reduce variance extremum size shape rank create_like "
-    "matmul einsum attention".split()
+    "matmul einsum attention normalize".split()
 )
 """Operations through which a channel reaches its own class only, or none if it is 0; what layers, norms and products
 do besides is looked at."""

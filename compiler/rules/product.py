@@ -24,7 +24,7 @@ import numpy as np
 
 from ..labels import Atoms, ChannelLabels, Factor, sorted_factor
 from ..ops import Call
-from ..shapes import is_tensor, shape_of
+from ..shapes import concrete, is_tensor, shape_of
 from ..spelt import explicit
 from .cells import may_be_cells, meet
 from .elementwise import lay_over
@@ -102,6 +102,9 @@ def einsum_terms(equation: Any, operands: Sequence[Any]) -> tuple[list[str], str
 @rule("normalize")
 def normalize(ctx: RuleContext, call: Call) -> ChannelLabels:
     """Divide by the length along ``dim``: what is removed adds nothing to it, as long as it is zero."""
+    norm = concrete(call["p"])
+    if not isinstance(norm, int | float) or norm <= 0:
+        return ctx.unknown(call, "a length in which zeros count")
     return ctx.regular(ctx.labels(call.input), "scaling to unit length needs full rows")
 
 

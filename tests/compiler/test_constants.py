@@ -130,6 +130,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[float]]] = {
         lambda self, x: attended(x, lambda t: F.scaled_dot_product_attention(t, t, t, scale=0.5)),
         [NAN, 0.0, NAN, NAN],
     ),
+    "unit length": (lambda self, x: F.normalize(x), [NAN, 0.0, NAN, NAN]),
     "product with a vector": (lambda self, x: x.flatten(2) @ torch.ones(64, dtype=x.dtype), [NAN] * 4),
     "unknown operation": (lambda self, x: torch.cumsum(x, 2), [NAN] * 4),
     "in place": (lambda self, x: [F.relu_(x), x + 0][1], [2.0, 0.0, NAN, 0.0]),

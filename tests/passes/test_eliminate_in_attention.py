@@ -24,6 +24,8 @@ class Attention(nn.Module):
         q, k, v = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
         if self.spelling == "attention":
             y = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+        elif self.spelling == "cosine":
+            y = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)).softmax(-1) @ v
         elif self.spelling == "matmul":
             y = (0.5 * q @ k.transpose(-2, -1)).softmax(-1) @ v
         else:
@@ -62,7 +64,16 @@ def test_a_channel_that_scores_are_summed_over_takes_no_other_constant(spelling:
     assert plan_of(eliminate(net)).kept["q.weight"] == {0: [0, 2, 3, 4, 6, 7]}
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_queries_of_unit_length_go_where_keys_are_zero_too() -> None:
+    """Else the length of the other would change."""
+    net = Attention("cosine")
+    net.zero("q", 1, 5)
+    assert not eliminate(net).changed
+    net.zero("k", 1, 5)
+    assert plan_of(eliminate(net)).kept["k.weight"] == {0: [0, 2, 3, 4, 6, 7]}
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS, "cosine"])
 def test_values_go_where_they_are_zero_or_unread(spelling: str) -> None:
     net = Attention(spelling)
     net.zero("v", 0, 4)
