@@ -1,4 +1,4 @@
-"""Every torchvision CNN, and CIFAR ResNets: cleaned up, batch norms folded, dead channels removed, and proven exact.
+"""Every torchvision model that is one graph, and CIFAR ResNets: cleaned up, folded, without dead channels, and proven.
 
     python benchmarks/exact_passes.py                    # everything
     python benchmarks/exact_passes.py --only 'resnet*'   # some; the results of the others stay
@@ -23,6 +23,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from common import (
+    DETECTORS,
     GIB,
     RESULTS,
     ROOT,
@@ -49,7 +50,8 @@ Two runs per model, on the same random states and at the same image sizes as the
 carry trained weights). The first:
 `{clean}`.
 The second, from *dead channels* on: the same with `eliminate-dead-channels` in front of `fold-bn`, on the model in
-which scale and shift of an eighth of the batch norms' channels were set to 0.
+which an eighth of the channels of batch norms (scale and shift), linear layers and attention (rows and biases) were set
+to 0.
 
 - *nodes*, *batch norms*: operations of the graph, and batch norms among them, before and after.
 - *why they stay*: how many batch norms cannot be folded exactly, per reason: neither the operation that makes their
@@ -57,9 +59,10 @@ which scale and shift of an eighth of the batch norms' channels were set to 0.
 - *error*: max |rewritten - original| / max |original| in float64, the larger of two batches (of 2 and of 3; the second
   also of another image size where the model takes one), and every tensor that was made is the float64 result, rounded.
   At most 1e-9 is demanded.
-- *dead channels*: batch-norm channels that were switched off. *removed*: channels that went, counting channels that
-  are coupled once: of a residual trunk, one goes only if all that is added to it is dead; what a depthwise convolution
-  or batch norm makes of a dead channel is dead as well.
+- *dead channels*: channels that were switched off, at random. *removed*: channels that went, counting channels that
+  are coupled once: of a residual trunk, one goes only if all that is added to it is dead, and none if a layer norm is
+  taken over it; every head keeps as many; what a depthwise convolution or batch norm makes of a dead channel is dead as
+  well.
 - *rewrite*, *prove*: CPU seconds on one thread. *peak GiB*: resident memory at its highest."""
 
 
@@ -162,8 +165,8 @@ def summary(records: Sequence[Json]) -> list[str]:
         removed = sum(d["passes"]["eliminate-dead-channels"]["removed"] for d in with_dead)
         none = [r["model"] for r in good if r["dead"] and not r["dead"]["passes"]["eliminate-dead-channels"]["removed"]]
         lines += [
-            f"- {removed:,} dead channels are removed, in {len(with_dead) - len(none)} of {len(with_dead)} models with "
-            f"batch norms; largest error {worst_dead['dead']['error']:.1e} ({worst_dead['model']})",
+            f"- {removed:,} dead channels are removed, in {len(with_dead) - len(none)} of {len(with_dead)} models; "
+            f"largest error {worst_dead['dead']['error']:.1e} ({worst_dead['model']})",
             *([f"- dead channels, of which none may go, in {', '.join(none)}"] if none else []),
         ]
     return lines
@@ -200,6 +203,7 @@ def main() -> int:
     options.data = options.data.resolve()
     head = header(1) | {"workers": options.workers}
     models, missing = wanted(options.data)
+    models = {name: size for name, size in models.items() if not name.startswith(DETECTORS)}
     names = [n for n in models if not options.only or any(fnmatch(n, pattern) for pattern in options.only)]
     records = read_records(options.out) if options.resume or options.only else {}
     todo = [n for n in names if not (options.resume and records.get(n, {}).get("status") == "ok")]

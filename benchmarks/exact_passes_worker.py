@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import CIFAR_INPUT, CIFAR_PREFIX, Json, build, cifar_files, cifar_resnet, portable, resident, settle
-from coverage_worker import SENSITIVITY, TOLERANCE, check_shape, sensitivity
+from coverage_worker import SENSITIVITY, TOLERANCE, Shapes, check_shapes, sensitivity
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 PIPELINE = "eliminate-identity,fold-constants,fold-bn"
 DEAD = "eliminate-dead-channels"
 DEAD_SHARE = 0.125
-"""Of the batch norms' channels, switched off for the second run: random states have no dead channels of their own."""
+"""Of the channels of batch norms, linear layers and attention, switched off for the second run: random states have no
+dead channels of their own."""
 
 
 class Run:
@@ -64,29 +65,29 @@ class Run:
 
             torch.set_num_threads(1)
         with self._timed("build"):
-            model, shape = self._model()
-        self.record |= {"input": list(shape), "sensitivity": sensitivity(model, (shape,))}
-        self.record |= self._rewrite(model, shape, PIPELINE, "")
+            model, shapes = self._model()
+        self.record |= {"input": list(shapes[0]), "sensitivity": sensitivity(model, shapes)}
+        self.record |= self._rewrite(model, shapes, PIPELINE, "")
         self.record["dead"] = None
         if DEAD in PASSES and (switched_off := switch_off(model, DEAD_SHARE)):
             # In front of fold-bn, since a layer that took in a scale of 0 is no easier to see through.
             pipeline = PIPELINE.replace("fold-bn", f"{DEAD},fold-bn")
             gc.collect()  # a module and its graph refer to each other: what the first run made would stay in memory
-            found = self._rewrite(model, shape, pipeline, "dead ")
+            found = self._rewrite(model, shapes, pipeline, "dead ")
             self.record["dead"] = {"switched_off": switched_off, **found}
         self.record["problems"] = problems(self.record)
 
-    def _model(self) -> tuple[nn.Module, tuple[int, ...]]:
+    def _model(self) -> tuple[nn.Module, Shapes]:
 
         from secateur.compiler import vision
 
         if self.name.startswith(CIFAR_PREFIX):
-            return cifar_resnet(cifar_files(self.data)[self.name]), CIFAR_INPUT
+            return cifar_resnet(cifar_files(self.data)[self.name]), (CIFAR_INPUT,)
         model = build(self.name)
-        small = tuple(check_shape(self.name, vision.input_shapes(self.name, model)[0]))
-        return settle(model, small), small
+        small = check_shapes(self.name, vision.input_shapes(self.name, model))
+        return settle(model, *small), small
 
-    def _rewrite(self, model: nn.Module, shape: tuple[int, ...], pipeline: str, title: str) -> Json:
+    def _rewrite(self, model: nn.Module, shapes: Shapes, pipeline: str, title: str) -> Json:
         """Run a pipeline; return what it made, and how exact that is."""
         import torch
 
@@ -96,7 +97,7 @@ class Run:
         from secateur.passes.pipeline import PassPipeline
 
         with self._timed(f"{title}trace"):
-            original = capture.trace(model, torch.zeros(shape))
+            original = capture.trace(model, [torch.zeros(shape) for shape in shapes])
         with self._timed(f"{title}rewrite"):
             result = PassPipeline.parse(pipeline).run(original)
         with self._timed(f"{title}prove"):
@@ -138,18 +139,21 @@ def count(program: Program) -> Json:
 
 
 def switch_off(model: nn.Module, share: float) -> int:
-    """Set scale and shift of some batch-norm channels to 0, in place, as slimming does; return how many."""
+    """Set the rows of some channels to 0, in place, as slimming and soft pruning do; return how many."""
     import torch
+    from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm
 
     generator = torch.Generator().manual_seed(0)
     switched = 0
-    for norm in model.modules():
-        if isinstance(norm, _BatchNorm) and norm.affine:
-            dead = torch.randperm(norm.num_features, generator=generator)[: int(share * norm.num_features)]
-            with torch.no_grad():
-                norm.weight[dead] = 0
-                norm.bias[dead] = 0
+    for layer in model.modules():
+        names = ("in_proj_weight", "in_proj_bias") if isinstance(layer, nn.MultiheadAttention) else ("weight", "bias")
+        rows = [getattr(layer, name, None) for name in names]
+        if isinstance(layer, (_BatchNorm, nn.Linear, nn.MultiheadAttention)) and rows[0] is not None:
+            dead = torch.randperm(len(rows[0]), generator=generator)[: int(share * len(rows[0]))]
+            for parameter in rows:
+                if parameter is not None:
+                    parameter.data[dead] = 0
             switched += len(dead)
     return switched
 
