@@ -141,8 +141,14 @@ def _describe(output: object) -> str:
     return f"of type {type(output).__name__}"
 
 
-def check_classes(data: str, classes: tuple[str, ...], outputs: int) -> None:
+def check_classes(data: str, classes: tuple[str, ...], outputs: int, *, hint: str = "") -> None:
     """Refuse data with more classes than a model has outputs.
+
+    Args:
+        data: Its name.
+        classes: Theirs.
+        outputs: How many the model has.
+        hint: What else may be done about it.
 
     Raises:
         SourceError: It has.
@@ -151,7 +157,7 @@ def check_classes(data: str, classes: tuple[str, ...], outputs: int) -> None:
         raise SourceError(
             f"the data has {len(classes):,} classes and the model {outputs:,} outputs",
             where=data,
-            hint=f"leave out the classes that the model does not know; the data's are {_listed(classes)}",
+            hint=f"{hint}leave out the classes that the model does not know; the data's are {_listed(classes)}",
         )
 
 

@@ -75,6 +75,9 @@ def add_train(sub: ArgumentParser, positive: Callable[[str], object]) -> None:
     )
     sub.add_argument("--teacher", metavar="MODEL", help="for --distill; an artefact's original by default")
     sub.add_argument("--teacher-weights", metavar="NAME|FILE", help="the teacher's")
+    sub.add_argument(
+        "--new-head", action="store_true", help="as many outputs as the data has classes, from layers drawn anew"
+    )
     sub.add_argument("--from-scratch", action="store_true", help="draw all weights anew first")
     sub.add_argument(
         "--same-compute", action="store_true", help="of a pruned artefact: more epochs, by what it lost in MACs"

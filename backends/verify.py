@@ -34,6 +34,7 @@ from .calibration import Calibration, open_again, takes_data
 from .checks import Checked, check, compose, summary
 from .compile import equip
 from .drift import Drift
+from .head import renew
 from .source.emit import emitted_state
 
 _GATHER: Final = re.compile(r"(.*\.)?gather_\d+")
@@ -194,6 +195,13 @@ def rebuild(source: Mapping[str, Any], place: Path) -> nn.Module:
     Raises:
         CompilerError: It is gone, or has changed.
     """
+    module = _rebuilt(source, place)
+    if source.get("head") is not None:
+        renew(module, source["head"])
+    return module
+
+
+def _rebuilt(source: Mapping[str, Any], place: Path) -> nn.Module:
     if source.get("kind") == "trained":
         return _trained(source, place)
     if source.get("kind") != "artefact":

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...compiler.errors import OptionError
 from .. import artefact, catalog, engines, inputs
+from ..head import with_outputs
 from ..inputs import ModelInput
 from ..language_train import changes_of, recipe_of
 from ..progress import Progress
@@ -53,6 +54,8 @@ def run(arguments: Namespace, progress: Progress) -> dict[str, Any] | None:
         limit=arguments.images,
         seed=arguments.seed,
     )
+    if arguments.new_head:
+        model = with_outputs(model, len(data.train.classes), seed=arguments.seed)
     progress(f"training on {len(data.train):,} images, testing on {len(data.test):,}")
     trained = train(
         model,

@@ -55,6 +55,8 @@ class History:
     """Number of the epoch (from 1) with the best top-1."""
     dense: dict[str, float] = field(default_factory=dict[str, float])
     """Top-1 and top-5 before the first epoch."""
+    outputs: int = 0
+    """How many the network has."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it."""
@@ -316,7 +318,7 @@ class _Loop:
         with torch.no_grad(), self.fabric.autocast():
             for images, labels in split.testing(self.recipe.batch_size, self.share):
                 logits = all_logits(module(self._moved(images)))[0].float().cpu()
-                outputs = self._checked(logits, split)
+                outputs = self.history.outputs = self._checked(logits, split)
                 ranks = ranks_of(logits, labels.cpu())
                 found = [(ranks == 0).sum(), (ranks < _FIVE).sum(), torch.tensor(len(ranks))]
                 counts += torch.stack(found).to(counts)
@@ -331,7 +333,7 @@ class _Loop:
                 f"a classifier gives a row of logits per image, and this model {tuple(logits.shape)}",
                 hint="only classifiers can be trained from the command line",
             )
-        check_classes(split.name, split.classes, logits.shape[1])
+        check_classes(split.name, split.classes, logits.shape[1], hint="--new-head gives it as many, or ")
         return logits.shape[1]
 
     def _keep_best(self) -> None:

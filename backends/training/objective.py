@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...compiler.errors import OptionError
 from .recipe import Recipe
 
 AUXILIARY: Final = 0.3
@@ -33,6 +34,9 @@ class Objective:
             output: Logits [B, classes], or a tuple or mapping of which the first are the answer and others are heads'.
             images: For the teacher.
             labels: int64 [B].
+
+        Raises:
+            OptionError: The teacher has other outputs.
         """
         logits, *heads = all_logits(output)
         smoothing, share = self.recipe.label_smoothing, self.recipe.distill
@@ -40,6 +44,12 @@ class Objective:
         if self.teacher is not None and share:
             with torch.no_grad():
                 taught = all_logits(self.teacher(images))[0]
+            if taught.shape != logits.shape:
+                raise OptionError(
+                    f"the teacher has {taught.shape[1]} outputs and the network {logits.shape[1]}",
+                    where="--distill",
+                    hint="--teacher MODEL, a network of the same classes",
+                )
             loss = (1 - share) * loss + share * distillation(logits, taught, self.recipe.temperature)
         for head in heads:
             loss = loss + AUXILIARY * F.cross_entropy(head, labels, label_smoothing=smoothing)

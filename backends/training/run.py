@@ -167,7 +167,12 @@ def train(
         progress=progress,
     )
     told = {**summary(history), "recipe": recipe.to_json(), "methods": texts, "data": data.spec, "seed": seed}
-    told |= {"processes": fabric.world_size, "device": str(fabric.device), "scratch": scratch}
+    told |= {
+        "processes": fabric.world_size,
+        "device": str(fabric.device),
+        "scratch": scratch,
+        "outputs": history.outputs,
+    }
     compiled.report["training"] = told
     return Trained(compiled, history, told, extra)
 

@@ -27,6 +27,7 @@ def table(report: Mapping[str, Any], directory: str) -> RenderableType:
         ("after", f"top-1 {run['top1']:.2f} %; {mean}"),
         ("best", f"top-1 {best['top1']:.2f} % after epoch {best['epoch']}" if best else "-"),
         ("methods", ", ".join(run["methods"]) or "none"),
+        *_unused(data["classes"], run["outputs"]),
         ("size", f"{after['params']:,} parameters, {after['macs']:,} MACs"),
         ("written", directory),
     ]
@@ -35,6 +36,11 @@ def table(report: Mapping[str, Any], directory: str) -> RenderableType:
         made.add_row(f"  {name}", value)
     epochs = f"{run['epochs']} epoch{'s' * (run['epochs'] > 1)}"
     return Group(f"{report['name']}: trained for {epochs} in {run['seconds']:,.0f} s", made)
+
+
+def _unused(classes: int, outputs: int) -> list[tuple[str, str]]:
+    told = f"{outputs:,} for {classes:,} classes: --new-head gives the network as many as there are classes"
+    return [("outputs", told)] if outputs > classes else []
 
 
 def stages(results: Mapping[str, Any], directory: str) -> RenderableType:

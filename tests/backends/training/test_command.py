@@ -142,3 +142,35 @@ def test_what_makes_no_sense_is_one_message(invoke: Invoke, words: tuple[str, ..
     assert said in err
     assert not Path("made").exists()
     assert not Path("made.run").exists()
+
+
+def test_a_network_is_given_the_classes_of_the_data(invoke: Invoke) -> None:
+    """Pruned first, by the command line throughout: another head, other images, proven again from its files."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for part in ("train", "test"):
+        for place, name in enumerate("abc"):
+            Path("images", part, name).mkdir(parents=True)
+            for index in range(8):
+                pixels = torch.randint(0, 80, (8, 8), generator=generator)
+                pixels[:, 3 * place : 3 * place + 2] += 150
+                Image.fromarray(pixels.to(torch.uint8).numpy()).save(f"images/{part}/{name}/{index}.png")
+    assert invoke("compile", "digits", "--pipeline", "prune{macs=0.5}", "-o", "pruned")[0] == 0
+    words = ("train", "pruned", "--data", "images", "--batch-size", "8", "--augment", "none", "--epochs")
+    code, out, err = invoke(*words, "1", "-o", "unused")
+    assert code == 0, err
+    assert "10 for 3 classes: --new-head gives the network as many as there are classes" in out
+    code, out, err = invoke(*words, "8", "--new-head", "-o", "made")
+    assert code == 0, err
+    assert "--new-head" not in out
+    report = json.loads(Path("made/report.json").read_text())
+    assert report["training"]["outputs"] == 3
+    assert report["training"]["top1"] > 90
+    assert secateur.load(Path("made"))(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    assert invoke("verify", "made")[0] == 0
+    assert invoke("compile", "made", "--pipeline", "prune{macs=0.7}", "-o", "smaller")[0] == 0
+    assert invoke("verify", "smaller")[0] == 0
+    code, _, err = invoke(*words, "1", "--new-head", "--distill", "0.5", "-o", "taught")
+    assert code == 2
+    assert "the teacher has 10 outputs and the network 3" in err
