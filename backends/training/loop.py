@@ -333,7 +333,8 @@ class _Loop:
                 f"a classifier gives a row of logits per image, and this model {tuple(logits.shape)}",
                 hint="only classifiers can be trained from the command line",
             )
-        check_classes(split.name, split.classes, logits.shape[1], hint="--new-head gives it as many, or ")
+        hint = "`secateur train --new-head` gives it as many, or "
+        check_classes(split.name, split.classes, logits.shape[1], hint=hint)
         return logits.shape[1]
 
     def _keep_best(self) -> None:

@@ -219,8 +219,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where() -> None:
 def test_too_many_classes_are_told_before_the_first_step() -> None:
     module = network()
     before = {name: t.clone() for name, t in module.state_dict().items()}
-    with pytest.raises(SourceError, match="4 classes and the model 3 outputs"):
+    with pytest.raises(SourceError, match="4 classes and the model 3 outputs") as caught:
         fit(module, data(classes=4), RECIPE)
+    assert "`secateur train --new-head` gives it as many" in str(caught.value.hint)
     assert all(torch.equal(before[name], t) for name, t in module.state_dict().items())
 
 
